@@ -1,0 +1,1 @@
+"""Rows: tables, sessions and queries. Knows nothing of tensors or HTTP."""

@@ -1,0 +1,1 @@
+"""SELECT and INSERT by subject. Session first, frozen rows out; the caller owns the transaction."""

@@ -1,0 +1,153 @@
+"""Column types and enumerations: Vector32 (1-D float32 both ways), UTC datetimes, string enums."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import DateTime, Dialect, String, TypeDecorator
+from sqlalchemy.types import UserDefinedType
+
+Vector = NDArray[np.float32]
+
+
+def vector_to_text(vector: Vector) -> str:
+    """pgvector's text form of a 1-D float32 array, exact to the last bit.
+
+    Raises:
+        ValueError: the array is not 1-D, is empty, or holds NaN or an infinity.
+    """
+    if vector.ndim != 1 or vector.size == 0:
+        raise ValueError(f"a vector is 1-D and not empty, got shape {vector.shape}")
+    if not np.isfinite(vector).all():
+        raise ValueError("a vector holds finite numbers only, got NaN or infinity")
+    return "[" + ",".join(map(repr, vector.astype(np.float32).tolist())) + "]"
+
+
+def vector_from_text(text: str) -> Vector:
+    """The float32 array of pgvector's text form."""
+    return np.array(text[1:-1].split(","), dtype=np.float32)
+
+
+class Vector32(UserDefinedType[Vector]):
+    """pgvector's `vector`, as a 1-D float32 array in both directions.
+
+    The column has no dimension of its own: each partition of `embedding` checks it.
+    """
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: object) -> str:
+        return "VECTOR"
+
+    def bind_processor(self, dialect: Dialect) -> Any:  # noqa: ARG002
+        return lambda value: None if value is None else vector_to_text(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:  # noqa: ARG002
+        return lambda value: None if value is None else vector_from_text(value)
+
+
+class Xid8(UserDefinedType[int]):
+    """PostgreSQL's 64-bit transaction id, as a Python int."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: object) -> str:
+        return "XID8"
+
+    def bind_processor(self, dialect: Dialect) -> Any:  # noqa: ARG002
+        return lambda value: None if value is None else str(value)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:  # noqa: ARG002
+        return lambda value: None if value is None else int(value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """`timestamptz` that refuses naive datetimes and always answers in UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a time needs its zone, got {value.isoformat()}")
+        return value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return value.astimezone(UTC) if value is not None else None
+
+
+class EnumText(TypeDecorator[StrEnum]):
+    """A StrEnum stored as text; the table's CHECK lists the allowed values."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, enum: type[StrEnum]) -> None:
+        super().__init__()
+        self.enum = enum
+
+    def process_bind_param(self, value: StrEnum | str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else str(self.enum(value))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
+        return None if value is None else self.enum(value)
+
+
+class Sex(StrEnum):
+    FEMALE = "female"
+    MALE = "male"
+    UNKNOWN = "unknown"
+
+
+class Vitality(StrEnum):
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Modality(StrEnum):
+    PHOTO = "photo"
+    SOUND = "sound"
+    TEXT = "text"
+
+
+class GateState(StrEnum):
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    ABSTAINED = "abstained"
+
+
+class QueryKind(StrEnum):
+    IDENTIFY = "identify"
+    PREDICT = "predict"
+
+
+class Verdict(StrEnum):
+    SAME = "same"
+    DIFFERENT = "different"
+    UNSURE = "unsure"
+    NEW = "new"
+
+
+class SnapshotState(StrEnum):
+    READY = "ready"
+    RETIRED = "retired"
+
+
+class RunState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Role(StrEnum):
+    """What a key may do: each role includes those before it."""
+
+    VIEWER = "viewer"
+    REVIEWER = "reviewer"
+    CURATOR = "curator"
+    ADMIN = "admin"

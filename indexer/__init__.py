@@ -1,0 +1,1 @@
+"""The only place where rows and tensors meet: ingest, search, identify."""

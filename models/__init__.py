@@ -1,0 +1,1 @@
+"""Tensors: preprocessing, embedders, heads, gates and the bundles that carry them."""

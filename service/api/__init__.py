@@ -1,0 +1,1 @@
+"""JSON routes by subject; each parses, calls one function and shapes the answer."""

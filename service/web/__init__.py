@@ -1,0 +1,1 @@
+"""HTML pages over the same functions as the API."""
