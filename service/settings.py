@@ -1,0 +1,126 @@
+"""Every setting of the service, from `RESIGHT_*` environment variables or arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 2**20
+
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """Read once, at start; frozen afterwards."""
+
+    model_config = SettingsConfigDict(env_prefix="RESIGHT_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(
+        Path(".resight"),
+        description="Where photos, installed models, snapshots and the embedded database lie.",
+    )
+    database_url: SecretStr | None = Field(
+        None,
+        description="A PostgreSQL of your own (15 or newer, pgvector 0.8.4 or newer). "
+        "Without it the embedded one in the data directory is used.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. Anything but loopback needs at least one API key.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Host names under which the service may be addressed, as a JSON list. "
+        "Empty: any beyond loopback; on loopback always the loopback names alone.",
+    )
+    banner: str | None = Field(None, description="A sentence shown at the top of every page.")
+
+    model: str | None = Field(
+        None,
+        description="Bundle to serve. Without it: the one whose space the catalogue uses, "
+        "then the fallback order.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
+    threads: int = Field(0, ge=0, description="Threads for inference; 0: as many as cores.")
+    gate_config: Path | None = Field(
+        None, description="Prompts and threshold of the gate; without it configs/gate.toml."
+    )
+    gate_policy: Literal["withhold", "refuse"] = Field(
+        "withhold",
+        description="When no gate can judge a photo: `withhold` the default answer and show "
+        "matches for review, or `refuse` to answer (503).",
+    )
+    inference_workers: int = Field(1, ge=1, le=16, description="Photos embedded side by side.")
+    inference_queue: int = Field(
+        32, ge=1, description="Requests that may wait for inference; more are answered 503."
+    )
+
+    max_photo_bytes: int = Field(25 * MIB, gt=0, description="Largest photo, in bytes.")
+    max_photo_pixels: int = Field(
+        50_000_000, gt=0, description="Largest photo, in pixels, checked before it is decoded."
+    )
+    max_photos_per_request: int = Field(10, ge=1, description="Photos of one encounter at once.")
+    max_batch_bytes: int = Field(1024 * MIB, gt=0, description="Largest ZIP of a batch, in bytes.")
+    max_batch_entries: int = Field(2000, ge=1, description="Most entries in a ZIP of a batch.")
+    body_timeout_s: float = Field(
+        60.0, gt=0, description="Longest silence while a request body is being received."
+    )
+    rate_limit_per_minute: int | None = Field(
+        None,
+        ge=0,
+        description="Requests a minute for one key or address; 0: no limit. "
+        "Without it: no limit on loopback, 600 beyond.",
+    )
+
+    top_k: int = Field(10, ge=1, le=100, description="Individuals in an answer, unless asked.")
+    max_k: int = Field(100, ge=1, le=1000, description="Most individuals a request may ask for.")
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Default answer is given from this probability on; without it the bundle's.",
+    )
+    search_backend: Literal["faiss", "exact", "pgvector"] = Field(
+        "faiss", description="How candidates are found; every backend is re-scored exactly."
+    )
+    search_timeout_s: float = Field(10.0, gt=0, description="Longest search before an error.")
+    public_docs: bool = Field(
+        True, description="Answer /openapi.json and /metrics without a key when keys are needed."
+    )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        return self.host in LOOPBACK_HOSTS
+
+    @property
+    def models_dir(self) -> Path:
+        return self.data_dir / "models"
+
+    @property
+    def media_dir(self) -> Path:
+        return self.data_dir / "media"
+
+    @property
+    def snapshots_dir(self) -> Path:
+        return self.data_dir / "snapshots"
+
+    @property
+    def gate_config_path(self) -> Path:
+        return self.gate_config or Path(__file__).resolve().parent.parent / "configs" / "gate.toml"
+
+    @property
+    def requests_per_minute(self) -> int:
+        """The rate limit in force; 0 means none."""
+        if self.rate_limit_per_minute is not None:
+            return self.rate_limit_per_minute
+        return 0 if self.on_loopback else 600
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Largest body of a request that carries photos: the photos and their envelope."""
+        return self.max_photos_per_request * self.max_photo_bytes + MIB
