@@ -1,0 +1,210 @@
+"""Errors on the wire: problem+json (RFC 9457), and the one table from error to status."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from db.errors import Conflict, DbError, Invalid, NotFound, SchemaMismatch, UnsupportedDatabase
+from indexer.identify import GateUnavailable, NoReadablePhoto, TooManyPhotos
+from indexer.inference import Busy
+from indexer.search import SearchTimeout, SearchUnavailable, WrongSpace
+from models.preprocess import BadPhoto
+
+log = logging.getLogger("resight")
+
+PROBLEM_JSON = "application/problem+json"
+TYPE_PREFIX = "urn:resight:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong, and where: a JSON pointer into the request."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Exception):
+    """An error that a route raises by itself; everything else meets the table below."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+BAD_PHOTO_STATUS = {
+    "empty": 400,
+    "too_large_bytes": 413,
+    "too_many_pixels": 413,
+    "unsupported_format": 415,
+    "animated": 415,
+    "truncated": 422,
+    "corrupted": 422,
+}
+
+STATUS: tuple[tuple[type[BaseException], int, str], ...] = (
+    (NotFound, 404, "not_found"),
+    (Conflict, 409, "conflict"),
+    (Invalid, 422, "invalid"),
+    (UnsupportedDatabase, 503, "unsupported_database"),
+    (SchemaMismatch, 503, "schema_mismatch"),
+    (DbError, 500, "database_error"),
+    (TooManyPhotos, 413, "too_many_photos"),
+    (WrongSpace, 422, "wrong_space"),
+    (SearchTimeout, 504, "search_timeout"),
+    (SearchUnavailable, 503, "search_unavailable"),
+    (GateUnavailable, 503, "gate_unavailable"),
+    (Busy, 503, "busy"),
+    (OperationalError, 503, "database_unavailable"),
+)
+"""The first row whose type fits gives the status, and the code where the error has none itself."""
+
+
+def problem_of(error: BaseException) -> Problem:
+    """The problem that an error is shown as; anything unknown is a 500 that tells nothing."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, BadPhoto):
+        status = BAD_PHOTO_STATUS.get(error.code, 422)
+        return Problem(
+            status, error.code, error.detail, errors=[FieldError("/file", error.detail)]
+        )
+    if isinstance(error, NoReadablePhoto):
+        return _no_readable_photo(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Problem(
+            507, "storage_full", "The disk of the media store is full; free space and try again."
+        )
+    for kind, status, code in STATUS:
+        if isinstance(error, kind):
+            return Problem(status, str(getattr(error, "code", code)), _sentence(error, status))
+    return Problem(500, "internal_error", "Something failed inside; the log has the request id.")
+
+
+def _no_readable_photo(error: NoReadablePhoto) -> Problem:
+    first = error.problems[0]
+    status = BAD_PHOTO_STATUS.get(first.code, 422)
+    errors = [FieldError(f"/file/{p.position}", p.detail) for p in error.problems]
+    return Problem(status, first.code, str(error), errors=errors)
+
+
+def _sentence(error: BaseException, status: int) -> str:
+    if isinstance(error, OperationalError):
+        return "The database does not answer; try again in a moment."
+    if status >= 500 and isinstance(error, DbError) and type(error) is DbError:
+        return "The database refused; the log has the request id."
+    return str(error)
+
+
+def respond(problem: Problem, *, request_id: str, instance: str) -> Response:
+    """The response that carries a problem."""
+    headers = dict(problem.headers)
+    if problem.status in (429, 503) and "Retry-After" not in headers:
+        headers["Retry-After"] = "2"
+    return JSONResponse(
+        body_of(problem, request_id=request_id, instance=instance),
+        status_code=problem.status,
+        media_type=PROBLEM_JSON,
+        headers=headers,
+    )
+
+
+def body_of(problem: Problem, *, request_id: str, instance: str) -> dict[str, Any]:
+    """The members of RFC 9457, and ours."""
+    return {
+        "type": TYPE_PREFIX + problem.code,
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": instance,
+        "code": problem.code,
+        "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
+        "request_id": request_id,
+    }
+
+
+HTTP_CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    422: "invalid",
+    429: "rate_limited",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the application, FastAPI's own included, becomes problem+json."""
+
+    def answer(request: Request, problem: Problem) -> Response:
+        return respond(
+            problem,
+            request_id=str(request.scope.get("request_id", "")),
+            instance=request.url.path,
+        )
+
+    def on_http(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            raise error
+        code = HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
+        return answer(
+            request, Problem(error.status_code, code, str(error.detail), headers=error.headers)
+        )
+
+    def on_validation(request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            raise error
+        errors = [
+            FieldError("/" + "/".join(str(part) for part in e["loc"][1:]), str(e["msg"]))
+            for e in error.errors()
+        ]
+        return answer(
+            request,
+            Problem(422, "invalid", "The request does not fit; see `errors`.", errors=errors),
+        )
+
+    def on_any(request: Request, error: Exception) -> Response:
+        problem = problem_of(error)
+        if problem.status >= 500:
+            log.error(
+                "%s %s failed (request %s)",
+                request.method,
+                request.url.path,
+                request.scope.get("request_id"),
+                exc_info=error,
+            )
+        return answer(request, problem)
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_any)
+    for kind in (Problem, BadPhoto, NoReadablePhoto, OSError, *(row[0] for row in STATUS)):
+        if issubclass(kind, Exception):
+            app.add_exception_handler(kind, on_any)
