@@ -1,7 +1,7 @@
 """Owns the reading of ZIP files that strangers send: nothing in one can cost more than its limits.
 
-Limits are checked from the directory before anything is unpacked, and again while unpacking, because
-a directory can lie. Nothing is ever written to disk under a name from inside an archive.
+Limits are checked from the directory before anything is unpacked, and again while unpacking,
+because a directory can lie. Nothing is written to disk under a name from inside an archive.
 """
 
 from __future__ import annotations

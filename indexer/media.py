@@ -1,7 +1,7 @@
 """Owns the photo files: content-addressed originals, and the small pictures derived from them.
 
-A file is durable before its row is written, so a row never lacks its file; a file without a row is a
-harmless leftover that `sweep` removes. Storage names come from content, never from a file's own name.
+A file is durable before its row is written, so a row never lacks its file; a file without a row is
+a harmless leftover that `sweep` removes. Storage names come from content, never from file names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DerivedKind = Literal["thumb", "view", "crop"]
 
 DEFAULT_SIZE_PX: Final[dict[DerivedKind, int]] = {"thumb": 320, "view": 1280, "crop": 640}
 SIZE_STEPS_PX: Final = (64, 128, 256, 320, 512, 640, 1024, 1280, 1600, 2048)
-"""A wanted size is raised to the next of these, so that nobody can fill the disk with derivatives."""
+"""A wanted size is raised to the next of these, so that nobody can fill the disk with sizes."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -35,7 +35,7 @@ _SWEEP_PAGE: Final = 1000
 
 class MediaError(Exception):
     """The store cannot do what was asked. `code` is `media_missing`, `disk_full`,
-    `not_a_sha256`, `bad_size` or `media_damaged`."""
+    `not_a_sha256`, `bad_size`, `bad_box` or `media_damaged`."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -135,13 +135,13 @@ class MediaStore:
 
         Raises:
             MediaError: `media_missing`, `media_damaged` (it no longer decodes), `bad_size`,
-                `disk_full`.
+                `bad_box`, `disk_full`.
         """
         target = self._derived_path(sha256, kind, size_px, box_px)
         if not target.is_file():
             rgb = self._decoded(sha256)
             if box_px is not None:
-                rgb = crop(rgb, box_px)
+                rgb = _cut(rgb, box_px)
             self._write(target, thumbnail_jpeg(rgb, _step(kind, size_px)))
         return target
 
@@ -254,6 +254,13 @@ def _step(kind: DerivedKind, size_px: int | None) -> int:
             "bad_size", f"A picture cannot be {wanted} pixels long; ask for 1 or more."
         )
     return next((step for step in SIZE_STEPS_PX if step >= wanted), SIZE_STEPS_PX[-1])
+
+
+def _cut(rgb: Rgb, box_px: tuple[int, int, int, int]) -> Rgb:
+    try:
+        return crop(rgb, box_px)
+    except ValueError as error:
+        raise MediaError("bad_box", f"{error}.") from error
 
 
 def _has_size(path: Path, size: int) -> bool:
