@@ -1,7 +1,7 @@
 """Measures Resight on photos of your own, over HTTP, as a user would ask.
 
-    python scripts/evaluate_real.py --data DIR            # DIR/metadata.csv, wildlife-datasets columns
-    python scripts/evaluate_real.py --batch DIR           # every photo below DIR as one ZIP
+    python scripts/evaluate_real.py --data DIR     # with DIR/metadata.csv (wildlife-datasets)
+    python scripts/evaluate_real.py --batch DIR    # every photo below DIR as one ZIP
 
 `--data` imports into a fresh data directory, then asks every photo that has a partner (same
 individual and viewpoint, another encounter) with its own encounter left out. A photo counts in the
