@@ -118,7 +118,7 @@ _CONSTRAINTS: dict[str, tuple[type[DbError], str, str]] = {
         "space_exists",
         "A space with this fingerprint is registered already; use that one.",
     ),
-    "uq_embedding_model_name": (
+    "uq_embedding_model_name_version": (
         Conflict,
         "space_version_taken",
         "Another space has this name and version; give the new one another version.",
@@ -170,6 +170,8 @@ def translate(error: DBAPIError) -> DbError:
     if name in _CONSTRAINTS:
         kind, code, detail = _CONSTRAINTS[name]
         return kind(code, detail, constraint=name)
+    if isinstance(original, psycopg.errors.RestrictViolation) and not name:
+        return Conflict("append_only", message)
     if isinstance(original, psycopg.errors.ForeignKeyViolation):
         return NotFound("referenced_row_missing", f"{message}.", constraint=name)
     if name.endswith("_dim"):

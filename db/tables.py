@@ -479,9 +479,10 @@ class Review(Base):
 
 
 class Audit(Base):
-    """Who changed what. Append-only, hash-chained by a trigger."""
+    """Who changed what. Append-only, hash-chained by a trigger; one row follows each row."""
 
     __tablename__ = "audit"
+    __table_args__ = (UniqueConstraint("previous_hash"),)
 
     id: Mapped[int] = serial_key()
     at: Mapped[datetime] = now()
