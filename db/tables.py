@@ -330,6 +330,22 @@ class Embedding(Base):
     created_at: Mapped[datetime] = now()
 
 
+class AnnotationChange(Base):
+    """An annotation whose place in searches changed without a new vector: it was deleted, got its
+    first individual or lost it, or its vector was deleted. Written by triggers only.
+
+    Readers that keep vectors in memory ask for the changes since they last looked, by `tx` as for
+    `Embedding`.
+    """
+
+    __tablename__ = "annotation_change"
+    __table_args__ = (Index("ix_annotation_change_tx", "tx"),)
+
+    id: Mapped[int] = serial_key()
+    annotation_id: Mapped[int]
+    tx: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
+
+
 class Head(Base):
     """ArcFace rows of one space; the rows themselves lie in the bundle, the slots here."""
 
