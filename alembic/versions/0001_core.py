@@ -66,6 +66,28 @@ CREATE TRIGGER audit_chain BEFORE INSERT ON audit
     FOR EACH ROW EXECUTE FUNCTION audit_chain();
 """
 
+# A deleted annotation takes its vectors along, so that the trigger on them sees it too.
+ANNOTATION_CHANGES = """
+CREATE FUNCTION log_deleted_embedding() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO annotation_change (annotation_id) VALUES (OLD.annotation_id);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER embedding_deleted AFTER DELETE ON embedding
+    FOR EACH ROW EXECUTE FUNCTION log_deleted_embedding();
+
+CREATE FUNCTION log_annotation_label() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO annotation_change (annotation_id) VALUES (NEW.id);
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER annotation_labelled AFTER UPDATE OF individual_id ON annotation
+    FOR EACH ROW WHEN ((OLD.individual_id IS NULL) <> (NEW.individual_id IS NULL))
+    EXECUTE FUNCTION log_annotation_label();
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -644,14 +666,25 @@ def upgrade() -> None:
     )
     op.create_index("ix_embedding_annotation_id", "embedding", ["annotation_id"], unique=False)
     op.create_index("ix_embedding_tx", "embedding", ["model_id", "tx"], unique=False)
+    op.create_table(
+        "annotation_change",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("annotation_id", sa.BigInteger(), nullable=False),
+        sa.Column("tx", Xid8(), server_default=sa.text("pg_current_xact_id()"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_annotation_change"),
+    )
+    op.create_index("ix_annotation_change_tx", "annotation_change", ["tx"], unique=False)
     op.execute(APPEND_ONLY)
     op.execute(AUDIT_CHAIN)
+    op.execute(ANNOTATION_CHANGES)
     op.execute("INSERT INTO catalogue (name) VALUES ('main')")
 
 
 def downgrade() -> None:
     op.execute("DROP TRIGGER audit_chain ON audit")
     op.execute("DROP FUNCTION audit_row_hash")
+    op.drop_index("ix_annotation_change_tx", table_name="annotation_change")
+    op.drop_table("annotation_change")
     op.drop_index("ix_embedding_tx", table_name="embedding")
     op.drop_index("ix_embedding_annotation_id", table_name="embedding")
     op.drop_table("embedding")
@@ -713,5 +746,7 @@ def downgrade() -> None:
     op.drop_table("catalogue")
     op.drop_table("audit")
     op.drop_table("api_key")
+    op.execute("DROP FUNCTION log_annotation_label")
+    op.execute("DROP FUNCTION log_deleted_embedding")
     op.execute("DROP FUNCTION audit_chain")
     op.execute("DROP FUNCTION refuse_change")
