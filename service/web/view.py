@@ -1,0 +1,508 @@
+"""What the pages draw: the JSON of an answer, turned into sentences, bars and addresses.
+
+Fresh and stored answers have the same JSON, so both are drawn by the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Json = Mapping[str, Any]
+Tone = Literal["plain", "named", "new", "rejected"]
+
+STRIP_WIDTH = 400.0
+STRIP_HEIGHT = 64.0
+THUMB_PX = 480
+VIEW_PX = 1600
+
+STAGES = {
+    "decode": "Read the photo",
+    "gate": "Gate",
+    "embed": "Embedding",
+    "head": "Default answer",
+    "search": "Search",
+    "store": "Store the query",
+    "total": "In all",
+}
+
+
+def media_url(media_id: str | int, size_px: int = THUMB_PX) -> str:
+    """A whole stored photo, at most so large."""
+    return f"/v1/media/{media_id}/thumbnail?size={size_px}"
+
+
+def crop_url(annotation_id: str | int, size_px: int = THUMB_PX) -> str:
+    """The region of an annotation, at most so large."""
+    return f"/v1/annotations/{annotation_id}/crop?size={size_px}"
+
+
+@dataclass(frozen=True, slots=True)
+class IndividualView:
+    id: str | None
+    name: str
+    species: str | None
+
+    @property
+    def url(self) -> str | None:
+        return f"/individuals/{self.id}" if self.id else None
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoView:
+    """One photo of the query; `thumb` and `full` are None when it could not be read."""
+
+    position: int
+    name: str
+    thumb: str | None
+    full: str | None
+    size: str
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    label: str
+    score: float | None
+    threshold: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultView:
+    label: str
+    probability: float | None
+    note: str
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StripBar:
+    """One bar of the novelty strip, in the strip's own units; y grows downwards."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoveltyView:
+    """Where the best score stands among the scores of true matches."""
+
+    label: str
+    note: str
+    best: float | None
+    same: tuple[StripBar, ...]
+    other: tuple[StripBar, ...]
+    mark_x: float | None
+    mark_anchor: Literal["start", "middle", "end"]
+    low: str
+    high: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateView:
+    rank: int
+    individual: IndividualView
+    score: float
+    support: str
+    thumb: str
+    full: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    term: str
+    value: str
+    mono: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    label: str
+    ms: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptView:
+    sentence: str
+    pairs: tuple[Pair, ...]
+    timings: tuple[Timing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerView:
+    """Everything that the answer's template needs; nothing is computed in the template."""
+
+    query_id: str
+    url: str
+    asked_at: str
+    tone: Tone
+    headline: str
+    headline_url: str | None
+    species: str | None
+    lead: str
+    photos: tuple[PhotoView, ...]
+    gate: GateView
+    default: DefaultView
+    novelty: NoveltyView | None
+    candidates: tuple[CandidateView, ...]
+    receipt: ReceiptView | None
+    notices: tuple[str, ...]
+    model: str
+    may_add: bool
+
+    @property
+    def shown_photos(self) -> tuple[PhotoView, ...]:
+        return tuple(photo for photo in self.photos if photo.thumb)
+
+    @property
+    def problems(self) -> tuple[PhotoView, ...]:
+        return tuple(photo for photo in self.photos if photo.problem)
+
+
+def present(answer: Json) -> AnswerView:
+    """The view of an answer's JSON."""
+    query_id = str(answer["query_id"])
+    candidates = tuple(_candidate(query_id, match) for match in answer["matches"])
+    headline = _headline(answer, candidates)
+    photos = tuple(_photo(photo) for photo in answer["photos"])
+    return AnswerView(
+        query_id=query_id,
+        url=f"/queries/{query_id}",
+        asked_at=str(answer.get("created_at", ""))[:16].replace("T", " "),
+        tone=headline.tone,
+        headline=headline.text,
+        headline_url=headline.url,
+        species=headline.species,
+        lead=headline.lead,
+        photos=photos,
+        gate=_gate(answer["gate"]),
+        default=_default(answer["default_answer"]),
+        novelty=_novelty(answer.get("novelty")),
+        candidates=candidates,
+        receipt=_receipt(answer.get("receipt")),
+        notices=tuple(notice["detail"] for notice in answer.get("notices", ())),
+        model=" · ".join(part for part in (answer.get("bundle"), answer.get("stage")) if part),
+        may_add=answer["gate"]["state"] != "rejected"
+        and not answer.get("known_photo")
+        and any(photo.thumb for photo in photos),
+    )
+
+
+def individual_of(ref: Json) -> IndividualView:
+    taxon = ref.get("taxon")
+    return IndividualView(
+        id=str(ref["id"]) if ref.get("id") else None,
+        name=str(ref["name"]),
+        species=species_name(taxon),
+    )
+
+
+def species_name(taxon: str | None) -> str | None:
+    """A taxon as people write it."""
+    return taxon.replace("_", " ") if taxon else None
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 photo`, `1,204 photos`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+# ------------------------------------------------------------------------------------ the headline
+
+
+@dataclass(frozen=True, slots=True)
+class _Headline:
+    tone: Tone
+    text: str
+    lead: str
+    species: str | None = None
+    url: str | None = None
+
+
+def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
+    """The one thing to read first: rejected, known photo, named, new, or look for yourself."""
+    known = answer.get("known_photo")
+    if known and known.get("individual"):
+        return _known_photo(individual_of(known["individual"]))
+    if answer["gate"]["state"] == "rejected":
+        return _Headline(
+            "rejected",
+            "No whale or dolphin seen",
+            "The gate takes this for something other than a marine mammal, so no individual is "
+            "suggested.",
+        )
+    if answer["default_answer"]["status"] == "given":
+        return _named(answer)
+    if not candidates:
+        return _nothing_found(answer.get("receipt"))
+    if _verdict(answer) == "probably_new":
+        return _Headline(
+            "new",
+            "Probably new",
+            "Even the best candidate scores lower than photos of one animal usually do. "
+            "Look through the candidates; if none is it, add it to the catalogue.",
+        )
+    best = candidates[0]
+    lead = (
+        "Photos of one animal usually score like this. The model gives no name by itself, so "
+        "compare before you decide."
+        if _verdict(answer) == "known"
+        else "The score alone does not settle it: compare the candidates side by side."
+    )
+    return _Headline(
+        "plain",
+        f"Most like {best.individual.name}",
+        lead,
+        best.individual.species,
+        best.individual.url,
+    )
+
+
+def _verdict(answer: Json) -> str | None:
+    novelty = answer.get("novelty")
+    return str(novelty["verdict"]) if novelty else None
+
+
+def _known_photo(individual: IndividualView) -> _Headline:
+    return _Headline(
+        "named",
+        individual.name,
+        "This very photo is in the catalogue already. The candidates below leave it out.",
+        individual.species,
+        individual.url,
+    )
+
+
+def _named(answer: Json) -> _Headline:
+    individual = individual_of(answer["default_answer"]["individual"])
+    agreement = answer.get("agreement")
+    if _verdict(answer) == "probably_new":
+        lead = "The model names this individual, yet its photos score unusually low: look closely."
+    elif agreement is True:
+        lead = "The model and the nearest photos of the catalogue agree."
+    elif agreement is False:
+        lead = (
+            "The model and the catalogue disagree: the nearest photos show another individual. "
+            "Compare both."
+        )
+    else:
+        lead = "The model's own answer; compare it with the candidates."
+    return _Headline("named", individual.name, lead, individual.species, individual.url)
+
+
+def _nothing_found(receipt: Json | None) -> _Headline:
+    if receipt is None:
+        return _Headline(
+            "plain",
+            "Nothing could be searched",
+            "No embedding model is loaded, so the photo has been looked at by the gate alone.",
+        )
+    if receipt.get("filters") and not receipt.get("eligible"):
+        return _Headline(
+            "plain", "Nothing to compare with", "No photo of the catalogue fits the filters."
+        )
+    return _Headline(
+        "plain",
+        "Nothing to compare with",
+        "The catalogue has no photos yet. Add this one as its first individual, or import a folder "
+        "of photos with `resight import`.",
+    )
+
+
+# --------------------------------------------------------------------------------- parts of an answer
+
+
+def _photo(photo: Json) -> PhotoView:
+    media_id = photo.get("media_id")
+    error = photo.get("error")
+    width, height = photo.get("width_px"), photo.get("height_px")
+    position = int(photo["position"])
+    return PhotoView(
+        position=position,
+        name=str(photo.get("name") or f"Photo {position + 1}"),
+        thumb=media_url(media_id, 960) if media_id else None,
+        full=media_url(media_id, VIEW_PX) if media_id else None,
+        size=f"{width} × {height}" if width and height else "",
+        problem=str(error["detail"]) if error else None,
+    )
+
+
+def _gate(gate: Json) -> GateView:
+    score, threshold = gate.get("score"), gate.get("threshold")
+    reason, model = gate.get("reason"), gate.get("model")
+    if gate["state"] == "abstained":
+        note = str(reason or "The gate cannot judge this photo.")
+    elif threshold is None:
+        note = str(model)
+    else:
+        note = f"Accepted from {threshold:.2f} on · {model}"
+    labels = {"accepted": "Accepted", "rejected": "Rejected", "abstained": "No judgement"}
+    return GateView(labels[gate["state"]], score, threshold, note)
+
+
+def _default(default: Json) -> DefaultView:
+    status, model = default["status"], default.get("model")
+    ref, probability = default.get("individual"), default.get("probability")
+    individual = individual_of(ref) if ref else None
+    if status == "given" and individual is not None:
+        return DefaultView(
+            individual.name, probability, f"Probability given by {model}", individual.url
+        )
+    labels = {
+        "low_confidence": "Not confident",
+        "unmapped_slot": "No name for it",
+        "withheld": "Withheld",
+        "unavailable": "None",
+    }
+    reasons = {
+        "low_confidence": "No individual is probable enough to be named.",
+        "unmapped_slot": "The model knows this animal, but its list has no name for it: see the "
+        "candidates.",
+        "withheld": "Given only when the gate accepts the photo.",
+        "unavailable": "The model in use has no list of individuals.",
+    }
+    note = str(default.get("reason") or reasons.get(status, ""))
+    # A withheld answer keeps its number to itself: a probability invites trust.
+    shown = probability if status == "low_confidence" else None
+    return DefaultView(labels.get(status, str(status)), shown, note, None)
+
+
+def _candidate(query_id: str, match: Json) -> CandidateView:
+    rank = int(match["rank"])
+    return CandidateView(
+        rank=rank,
+        individual=individual_of(match["individual"]),
+        score=float(match["score"]),
+        support=plural(int(match["supporting"]), "photo"),
+        thumb=crop_url(match["annotation_id"]),
+        full=crop_url(match["annotation_id"], VIEW_PX),
+        url=f"/queries/{query_id}/matches/{rank}",
+    )
+
+
+def _novelty(novelty: Json | None) -> NoveltyView | None:
+    if novelty is None or novelty.get("best_score") is None:
+        return None
+    labels = {
+        "known": "Like a known animal",
+        "uncertain": "Uncertain",
+        "probably_new": "Probably new",
+    }
+    best = float(novelty["best_score"])
+    reference, other = novelty.get("reference"), novelty.get("other")
+    low, high = _score_range(best, reference, other)
+
+    def x_of(score: float) -> float:
+        return round((score - low) / (high - low) * STRIP_WIDTH, 1)
+
+    mark = x_of(best)
+    return NoveltyView(
+        label=labels.get(novelty["verdict"], str(novelty["verdict"])),
+        note=str(novelty.get("explanation") or ""),
+        best=best,
+        same=_bars(reference, x_of),
+        other=_bars(other, x_of),
+        mark_x=mark,
+        mark_anchor="start" if mark < 40 else "end" if mark > STRIP_WIDTH - 40 else "middle",
+        low=f"{low:.1f}",
+        high=f"{high:.1f}",
+        count=int(reference["count"]) if reference else 0,
+    )
+
+
+def _score_range(best: float, *histograms: Json | None) -> tuple[float, float]:
+    """Where the strip begins and ends: what was measured, rounded outwards to tenths."""
+    scores = [best]
+    for histogram in histograms:
+        if histogram:
+            full = [i for i, count in enumerate(histogram["counts"]) if count]
+            if full:
+                scores += [histogram["edges"][full[0]], histogram["edges"][full[-1] + 1]]
+    low = min(0.0, *scores) if min(scores) < 0 else max(0.0, min(scores) - 0.05)
+    tenths_low, tenths_high = int(low * 10 - (low < 0)), int(max(scores) * 10 + 0.999)
+    return tenths_low / 10, max(tenths_high, tenths_low + 2) / 10
+
+
+def _bars(histogram: Json | None, x_of: Any) -> tuple[StripBar, ...]:
+    if not histogram or not any(histogram["counts"]):
+        return ()
+    edges, counts = histogram["edges"], histogram["counts"]
+    tallest = max(counts)
+    bars = []
+    for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        if count:
+            height = round(count / tallest * STRIP_HEIGHT, 1)
+            x = x_of(left)
+            width = max(0.5, round(x_of(right) - x - 1.0, 1))
+            bars.append(StripBar(x, round(STRIP_HEIGHT - height, 1), width, height))
+    return tuple(bars)
+
+
+# ------------------------------------------------------------------------------------- the receipt
+
+
+def _receipt(receipt: Json | None) -> ReceiptView | None:
+    if receipt is None:
+        return None
+    excluded = receipt["excluded"]
+    pairs = [
+        Pair("Eligible", plural(int(receipt["eligible"]), "photo")),
+        Pair("Compared", f"{int(receipt['scanned']):,}"),
+        Pair("Left out", _left_out(excluded)),
+        Pair("Filters", _filters(receipt.get("filters") or {})),
+        Pair("Added since the snapshot", f"{int(receipt.get('delta') or 0):,}"),
+        Pair("Vector space", str(receipt["fingerprint"]), mono=True),
+        Pair("Snapshot", str(receipt.get("snapshot") or "none"), mono=True),
+    ]
+    return ReceiptView(_receipt_sentence(receipt), tuple(pairs), _timings(receipt["timings_ms"]))
+
+
+def _receipt_sentence(receipt: Json) -> str:
+    eligible, scanned = int(receipt["eligible"]), int(receipt["scanned"])
+    how = (
+        "one by one, so nothing was overlooked"
+        if receipt["mode"] == "exact"
+        else "through an approximate index, which may overlook a few"
+    )
+    what = f"all {plural(eligible, 'photo')}" if scanned == eligible else f"{scanned:,} photos"
+    sentence = f"Compared with {what} of the catalogue, {how}."
+    if receipt.get("truncated"):
+        sentence += " The search was cut short before the list was complete."
+    return sentence
+
+
+def _left_out(excluded: Json) -> str:
+    names = {
+        "self": "the photo itself",
+        "duplicate": "near duplicates",
+        "encounter": "of the same encounter",
+    }
+    parts = [f"{count} {names.get(why, why)}" for why, count in excluded.items() if count]
+    return ", ".join(parts) or "nothing"
+
+
+def _filters(filters: Json) -> str:
+    def text(value: object) -> str:
+        several = isinstance(value, list | tuple)
+        return ", ".join(map(str, value)) if several else str(value)  # type: ignore[call-overload]
+
+    return "; ".join(f"{name.replace('_', ' ')}: {text(v)}" for name, v in filters.items()) or "none"
+
+
+def _timings(timings: Json) -> tuple[Timing, ...]:
+    longest = max([float(ms) for ms in timings.values()] or [1.0]) or 1.0
+    return tuple(
+        Timing(
+            STAGES.get(stage, stage.replace("_", " ").capitalize()),
+            float(ms),
+            round(float(ms) / longest * 100, 1),
+        )
+        for stage, ms in sorted(timings.items(), key=lambda item: item[0] == "total")
+    )
