@@ -27,7 +27,7 @@ class Layout(StrEnum):
     """How individuals and photos are told apart in a source."""
 
     FOLDERS = "folders"
-    WILDLIFE = "wildlife-datasets"
+    WILDLIFE = "wildlife"
     HAPPYWHALE = "happywhale"
 
 
@@ -137,6 +137,7 @@ _BLANK: Final = frozenset({"", "NA", "N/A", "n/a", "nan", "NaN", "NULL", "null",
 _UNKNOWN: Final = frozenset({"unknown", "____", "new_whale", "new_individual"})
 _PHOTO_FOLDERS: Final = ("", "train_images", "images")
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_MAX_ID_LENGTH: Final = 200
 _DIGIT: Final = re.compile(r"\d")
 _SPREADSHEET_NUMBER: Final = re.compile(r"\d[.,]\d+E\+?\d+")
 _COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -340,6 +341,11 @@ class _RowReader:
             )
         if not all(_storable(cell) for cell in cells):
             return Skip(name, "bad_text", f"Line {line} holds characters that cannot be stored.")
+        ids = (self._cell(cells, "identity"), self._cell(cells, "encounter"))
+        if any(len(text) > _MAX_ID_LENGTH for text in ids if text):
+            return Skip(
+                name, "bad_text", f"Line {line} has an id of more than {_MAX_ID_LENGTH} characters."
+            )
         if self._cell(cells, "path") is None:
             return Skip(name, "missing_path", f"Line {line} names no photo.")
         return None
@@ -460,13 +466,13 @@ def _plan_folders(root: Path, source: str, warnings: tuple[Skip, ...]) -> Import
     skips: list[Skip] = []
     noted = list(warnings)
     for individual in sorted(path for path in root.iterdir() if path.is_dir()):
-        before = len(entries)
+        before = len(entries) + len(skips)
         for outcome in _walk(root, individual):
             if isinstance(outcome, Skip):
                 skips.append(outcome)
             else:
                 entries.append(outcome)
-        if len(entries) == before and not individual.name.startswith("."):
+        if len(entries) + len(skips) == before:
             noted.append(Skip(individual.name, "empty_folder", "The folder holds no photos."))
     if not entries:
         raise ImportPlanError(

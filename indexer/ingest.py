@@ -1,0 +1,570 @@
+"""Owns how photos become MediaAsset and Annotation rows: whole imports, and photos added singly.
+
+A photo's file is durable before its row is committed, and rows are committed in small batches, so
+an import that is killed loses nothing it reported, and running it again finishes it. N inputs give
+`imported + already_known + skipped`, and every skip says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.errors import Conflict, Invalid
+from db.queries import catalogue, media, records
+from db.queries.media import AnnotationRow, MediaRow
+from db.types import RunState
+from indexer.archive import Skip
+from indexer.layouts import (
+    Box,
+    ImportEntry,
+    ImportPlan,
+    ImportPlanError,
+    Layout,
+    day_encounter,
+    plan_import,
+)
+from indexer.media import MediaStore
+from models.preprocess import BadPhoto, DecodeLimits, decode, dhash64
+
+__all__ = [
+    "ImportPlan",
+    "ImportPlanError",
+    "ImportProgress",
+    "ImportReport",
+    "Layout",
+    "PhotoProblem",
+    "PhotosRefused",
+    "Skip",
+    "add_photos",
+    "plan_import",
+    "run_import",
+]
+
+_BATCH: Final = 32
+_WORKERS: Final = 2
+_BATCHES_AHEAD: Final = 2
+_ATTEMPTS: Final = 4
+_RETRY_STATES: Final = frozenset({"40001", "40P01"})
+"""PostgreSQL's serialization failure and deadlock: two imports met, and one of them tries again."""
+_BOX_INSIDE_MIN: Final = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class ImportProgress:
+    """Where an import stands after a commit; everything counted here is durable."""
+
+    total: int
+    imported: int
+    already_known: int
+    skipped: int
+    seconds: float
+    photos_per_s: float
+    committed: tuple[str, ...]
+    """Names of the entries that this commit made durable or found to be so."""
+
+    @property
+    def done(self) -> int:
+        return self.imported + self.already_known + self.skipped
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did: `total` = `imported` + `already_known` + `len(skipped)`.
+
+    `already_known` are entries whose photo, region and individual were there before, a second copy
+    of a photo inside the same source included. `photos_per_s` is over all inputs.
+    """
+
+    run_id: UUID
+    total: int
+    imported: int
+    already_known: int
+    skipped: tuple[Skip, ...]
+    warnings: tuple[Skip, ...]
+    seconds: float
+    photos_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoProblem:
+    """A photo that was refused: its position in the request (from 0), its name, and why."""
+
+    position: int
+    name: str | None
+    code: str
+    detail: str
+
+
+class PhotosRefused(Exception):
+    """Some photos cannot be added, so none was; `problems` names each of them."""
+
+    def __init__(self, problems: Sequence[PhotoProblem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        others = f" ({len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        name = first.name or f"Photo {first.position + 1}"
+        super().__init__(f"{name}: {first.detail}{others}. Nothing was added.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A photo whose file lies in the store, with what its media row holds or will hold."""
+
+    sha256: str
+    media_id: int | None
+    """None: no row yet."""
+    media_type: str
+    byte_size: int
+    width_px: int
+    height_px: int
+    taken_at: datetime | None
+    perceptual_hash: int | None
+
+
+def run_import(
+    sessions: sessionmaker[Session],
+    store: MediaStore,
+    plan: ImportPlan,
+    *,
+    catalogue_name: str | None = None,
+    progress: Callable[[ImportProgress], None] | None = None,
+    limits: DecodeLimits | None = None,
+) -> ImportReport:
+    """Carry out a plan: store files, write rows, commit every few photos, report every skip.
+
+    Photos are decoded in two threads while the former batch is being written. Running it again, or
+    after a crash, recognises what is stored by its content. `progress` is called after each commit.
+
+    Raises:
+        indexer.media.MediaError: `disk_full`; what was committed stays, run it again.
+        sqlalchemy.exc.OperationalError: the database went away; the same holds.
+    """
+    run = _ImportRun(sessions, store, plan, limits or DecodeLimits(), progress)
+    run.begin(catalogue_name)
+    try:
+        run.carry_out()
+    except Exception:
+        run.give_up()
+        raise
+    return run.finish()
+
+
+def add_photos(
+    session: Session,
+    store: MediaStore,
+    *,
+    catalogue_id: UUID,
+    individual_id: UUID,
+    photos: Sequence[tuple[str | None, bytes]],
+    taxon_id: int | None = None,
+    encounter_id: UUID | None = None,
+    viewpoint: str | None = None,
+    limits: DecodeLimits | None = None,
+) -> list[AnnotationRow]:
+    """Add whole photos (name, bytes) to an individual inside the caller's transaction.
+
+    One annotation per photo, in order; a photo that this individual has already gives the one it
+    has. All or nothing: rows appear with the caller's commit only, and files that stay behind after
+    a rollback are swept later.
+
+    Raises:
+        PhotosRefused: a photo cannot be read; names all that cannot.
+        db.errors.Conflict: `annotation_belongs_to_other`, a photo shows another individual already.
+        indexer.media.MediaError: `disk_full`.
+    """
+    limits = limits or DecodeLimits()
+    described: list[tuple[str | None, bytes, _Stored]] = []
+    problems: list[PhotoProblem] = []
+    for position, (name, data) in enumerate(photos):
+        try:
+            described.append((name, data, _describe(data, limits)))
+        except BadPhoto as error:
+            problems.append(PhotoProblem(position, name, error.code, error.detail))
+    if problems:
+        raise PhotosRefused(problems)
+    added: list[AnnotationRow] = []
+    for name, data, stored in described:
+        store.put(data)
+        media_id, _ = _ensure_media(session, stored, name)
+        annotation, _ = media.ensure_annotation(
+            session,
+            catalogue_id=catalogue_id,
+            media_id=media_id,
+            individual_id=individual_id,
+            encounter_id=encounter_id,
+            taxon_id=taxon_id,
+            box_px=None,
+            viewpoint=viewpoint,
+            source_ref=name,
+        )
+        added.append(annotation)
+    return added
+
+
+def _describe(data: bytes, limits: DecodeLimits) -> _Stored:
+    photo = decode(data, limits)
+    return _Stored(
+        sha256=hashlib.sha256(data).hexdigest(),
+        media_id=None,
+        media_type=photo.media_type,
+        byte_size=len(data),
+        width_px=photo.width_px,
+        height_px=photo.height_px,
+        taken_at=photo.taken_at,
+        perceptual_hash=dhash64(photo.rgb),
+    )
+
+
+def _ensure_media(session: Session, stored: _Stored, name: str | None) -> tuple[int, bool]:
+    """The media row's id, and whether this call made it."""
+    if stored.media_id is not None:
+        return stored.media_id, False
+    row = media.ensure_media(
+        session,
+        sha256=stored.sha256,
+        media_type=stored.media_type,
+        byte_size=stored.byte_size,
+        width_px=stored.width_px,
+        height_px=stored.height_px,
+        original_name=name,
+        taken_at=stored.taken_at,
+        perceptual_hash=stored.perceptual_hash,
+    )
+    return row.id, row.created
+
+
+@dataclass(slots=True)
+class _Tally:
+    imported: int = 0
+    already_known: int = 0
+    skipped: list[Skip] = field(default_factory=list)
+
+    def add(self, other: _Tally) -> None:
+        self.imported += other.imported
+        self.already_known += other.already_known
+        self.skipped += other.skipped
+
+    @property
+    def done(self) -> int:
+        return self.imported + self.already_known + len(self.skipped)
+
+
+Prepared = tuple[ImportEntry, _Stored | Skip]
+
+
+class _ImportRun:
+    """One run: threads prepare photos (read, hash, decode, store), the caller's thread writes."""
+
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        store: MediaStore,
+        plan: ImportPlan,
+        limits: DecodeLimits,
+        progress: Callable[[ImportProgress], None] | None,
+    ) -> None:
+        self._sessions = sessions
+        self._store = store
+        self._plan = plan
+        self._limits = limits
+        self._progress = progress
+        self._tally = _Tally()
+        self._known = _KnownRows()
+        self._started = time.monotonic()
+
+    def begin(self, catalogue_name: str | None) -> None:
+        name = catalogue_name or catalogue.DEFAULT_CATALOGUE
+        with self._sessions.begin() as session:
+            self._catalogue_id = catalogue.ensure_catalogue(session, name).id
+            self._run_id = records.begin_import(
+                session, str(self._plan.root), str(self._plan.layout), self._plan.total
+            )
+            refused = _Tally(skipped=list(self._plan.skips))
+            self._write_tally(session, refused)
+        self._committed(refused, ())
+
+    def carry_out(self) -> None:
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="import") as pool:
+            batches = _batches(self._plan.entries)
+            ahead: deque[list[Future[Prepared]]] = deque()
+            try:
+                while True:
+                    for batch in islice(batches, _BATCHES_AHEAD - len(ahead)):
+                        ahead.append([pool.submit(self._prepare, entry) for entry in batch])
+                    if not ahead:
+                        return
+                    self._write([future.result() for future in ahead.popleft()])
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def finish(self) -> ImportReport:
+        with self._sessions.begin() as session:
+            records.finish_import(session, self._run_id, RunState.DONE)
+        seconds = time.monotonic() - self._started
+        return ImportReport(
+            run_id=self._run_id,
+            total=self._plan.total,
+            imported=self._tally.imported,
+            already_known=self._tally.already_known,
+            skipped=tuple(self._tally.skipped),
+            warnings=self._plan.warnings,
+            seconds=seconds,
+            photos_per_s=self._tally.done / max(seconds, 1e-9),
+        )
+
+    def give_up(self) -> None:
+        """Mark the run as failed, if the database is still there to be told."""
+        try:
+            with self._sessions.begin() as session:
+                records.finish_import(session, self._run_id, RunState.FAILED)
+        except OperationalError:
+            return
+
+    # --- in the worker threads
+
+    def _prepare(self, entry: ImportEntry) -> Prepared:
+        try:
+            data = self._read(entry.path)
+        except OSError as error:
+            detail = f"{entry.name!r} cannot be read ({error.strerror or error})."
+            return entry, Skip(entry.name, "unreadable", detail)
+        except BadPhoto as error:
+            return entry, Skip(entry.name, error.code, error.detail)
+        sha256 = hashlib.sha256(data).hexdigest()
+        with self._sessions() as session:
+            row = media.find_media(session, sha256)
+        if row is not None and self._store.has(sha256):
+            return entry, _of_row(row)
+        try:
+            described = _describe(data, self._limits)
+        except BadPhoto as error:
+            return entry, Skip(entry.name, error.code, error.detail)
+        self._store.put(data)
+        return entry, _of_row(row) if row is not None else described
+
+    def _read(self, path: Path) -> bytes:
+        size = path.stat().st_size
+        if size > self._limits.max_bytes:
+            raise BadPhoto(
+                "too_large_bytes",
+                f"the file has {size:,} bytes, at most {self._limits.max_bytes:,} are accepted",
+            )
+        return path.read_bytes()
+
+    # --- in the caller's thread
+
+    def _write(self, batch: list[Prepared]) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._sessions.begin() as session:
+                    tally = self._write_batch(session, batch)
+                break
+            except OperationalError as error:
+                # What a rolled-back transaction found or made may not exist.
+                self._known = _KnownRows()
+                state = getattr(error.orig, "sqlstate", None)
+                if state not in _RETRY_STATES or attempt == _ATTEMPTS:
+                    raise
+        self._committed(tally, tuple(entry.name for entry, _ in batch))
+
+    def _write_batch(self, session: Session, batch: list[Prepared]) -> _Tally:
+        tally = _Tally()
+        for entry, stored in batch:
+            outcome = (
+                stored if isinstance(stored, Skip) else self._write_one(session, entry, stored)
+            )
+            if isinstance(outcome, Skip):
+                tally.skipped.append(outcome)
+            elif outcome:
+                tally.imported += 1
+            else:
+                tally.already_known += 1
+        self._write_tally(session, tally)
+        return tally
+
+    def _write_one(self, session: Session, entry: ImportEntry, stored: _Stored) -> bool | Skip:
+        """True: something new was written; False: it was all there before."""
+        box = _fit_box(entry, stored)
+        if isinstance(box, Skip):
+            return box
+        media_id, is_new = _ensure_media(session, stored, entry.path.name)
+        if not is_new and self._is_known(session, entry, media_id, box):
+            return False
+        try:
+            # A savepoint, so that one refused photo leaves nothing and the batch goes on.
+            with session.begin_nested():
+                self._annotate(session, entry, stored, media_id, box)
+        except (Conflict, Invalid) as error:
+            self._known = _KnownRows()
+            return Skip(entry.name, error.code, error.detail)
+        return True
+
+    def _is_known(
+        self, session: Session, entry: ImportEntry, media_id: int, box: Box | None
+    ) -> bool:
+        found = next(
+            (
+                one
+                for one in media.annotations_on(session, media_id)
+                if one.catalogue_id == self._catalogue_id and one.box_px == box
+            ),
+            None,
+        )
+        if found is None or entry.individual is None:
+            return found is not None
+        individual = catalogue.find_individual(
+            session, catalogue_id=self._catalogue_id, name=entry.individual
+        )
+        return individual is not None and individual.id == found.individual_id
+
+    def _annotate(
+        self,
+        session: Session,
+        entry: ImportEntry,
+        stored: _Stored,
+        media_id: int,
+        box: Box | None,
+    ) -> None:
+        taxon_id = self._known.taxon(session, entry.taxon)
+        media.ensure_annotation(
+            session,
+            catalogue_id=self._catalogue_id,
+            media_id=media_id,
+            individual_id=self._known.individual(
+                session, self._catalogue_id, entry.individual, taxon_id
+            ),
+            encounter_id=self._encounter(session, entry, stored),
+            taxon_id=taxon_id,
+            box_px=box,
+            viewpoint=entry.viewpoint,
+            source_ref=entry.source_ref,
+        )
+
+    def _encounter(self, session: Session, entry: ImportEntry, stored: _Stored) -> UUID | None:
+        external_id, started_at = entry.encounter, entry.started_at
+        if external_id is None and stored.taken_at is not None:
+            day = stored.taken_at.date().isoformat()
+            external_id = day_encounter(self._plan.source, entry.individual, day)
+            started_at = stored.taken_at
+        return self._known.encounter(session, self._catalogue_id, external_id, started_at)
+
+    def _write_tally(self, session: Session, tally: _Tally) -> None:
+        records.add_import_progress(
+            session,
+            self._run_id,
+            imported=tally.imported,
+            already_known=tally.already_known,
+            skipped=[(skip.entry, skip.code, skip.detail) for skip in tally.skipped],
+        )
+
+    def _committed(self, tally: _Tally, names: tuple[str, ...]) -> None:
+        self._tally.add(tally)
+        if self._progress is None:
+            return
+        seconds = time.monotonic() - self._started
+        self._progress(
+            ImportProgress(
+                total=self._plan.total,
+                imported=self._tally.imported,
+                already_known=self._tally.already_known,
+                skipped=len(self._tally.skipped),
+                seconds=seconds,
+                photos_per_s=self._tally.done / max(seconds, 1e-9),
+                committed=names,
+            )
+        )
+
+
+class _KnownRows:
+    """Taxa, individuals and encounters that this run has met already."""
+
+    def __init__(self) -> None:
+        self._taxa: dict[str, int | None] = {}
+        self._individuals: dict[str, UUID] = {}
+        self._encounters: dict[str, UUID] = {}
+
+    def taxon(self, session: Session, label: str | None) -> int | None:
+        if label is None:
+            return None
+        if label not in self._taxa:
+            self._taxa[label] = catalogue.ensure_taxon(session, label)
+        return self._taxa[label]
+
+    def individual(
+        self, session: Session, catalogue_id: UUID, name: str | None, taxon_id: int | None
+    ) -> UUID | None:
+        if name is None:
+            return None
+        if name not in self._individuals:
+            self._individuals[name] = catalogue.ensure_individual(
+                session, catalogue_id=catalogue_id, name=name, taxon_id=taxon_id
+            ).id
+        return self._individuals[name]
+
+    def encounter(
+        self,
+        session: Session,
+        catalogue_id: UUID,
+        external_id: str | None,
+        started_at: datetime | None,
+    ) -> UUID | None:
+        if external_id is None:
+            return None
+        if external_id not in self._encounters:
+            self._encounters[external_id] = catalogue.ensure_encounter(
+                session, catalogue_id=catalogue_id, external_id=external_id, started_at=started_at
+            )
+        return self._encounters[external_id]
+
+
+def _of_row(row: MediaRow) -> _Stored:
+    return _Stored(
+        sha256=row.sha256,
+        media_id=row.id,
+        media_type=row.media_type,
+        byte_size=row.byte_size,
+        width_px=row.width_px,
+        height_px=row.height_px,
+        taken_at=row.taken_at,
+        perceptual_hash=row.perceptual_hash,
+    )
+
+
+def _fit_box(entry: ImportEntry, stored: _Stored) -> Box | Skip | None:
+    """The box cut to the photo; None for the whole photo. Boxes that hang out far are refused:
+    they were drawn on another version of the photo."""
+    if entry.box_px is None:
+        return None
+    x, y, w, h = entry.box_px
+    left, top = max(x, 0), max(y, 0)
+    right, bottom = min(x + w, stored.width_px), min(y + h, stored.height_px)
+    inside = max(right - left, 0) * max(bottom - top, 0)
+    if inside < _BOX_INSIDE_MIN * w * h:
+        return Skip(
+            entry.name,
+            "box_outside",
+            f"The box {entry.box_px} does not fit the photo of {stored.width_px} × "
+            f"{stored.height_px} px: {100 * inside / (w * h):.0f} % of it lies inside.",
+        )
+    if (right - left, bottom - top) == (stored.width_px, stored.height_px):
+        return None
+    return left, top, right - left, bottom - top
+
+
+def _batches(entries: Sequence[ImportEntry]) -> Iterator[list[ImportEntry]]:
+    for start in range(0, len(entries), _BATCH):
+        yield list(entries[start : start + _BATCH])
