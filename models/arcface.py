@@ -181,20 +181,17 @@ def embedder_digest(network: Any) -> str:
     return digest.hexdigest()
 
 
-def convert_pickled_module(path: Path, target: Path) -> int:
-    """Turn a *pickled whole module* (`resnet101.pth`) into plain weights in safetensors.
+def load_pickled_module(path: Path) -> Any:
+    """A *pickled whole module* as a network with the outputs (embedding, features).
 
     Unpickling runs whatever code the file holds: do this only with a file that you trust, best in
-    a container. Nothing else in Resight ever loads such a file. Writes `target`, answers the
-    number of tensors.
+    a container. Nothing else in Resight ever loads such a file. The module's own output is the
+    feature vector, and, scaled to unit length, the embedding.
 
     Raises:
         BadCheckpoint: `unreadable`, or `not_a_module` where the file holds something else.
     """
     torch = load_torch()
-    load_timm()
-    from safetensors.torch import save_file
-
     try:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a pickle runs code, and code raises anything
@@ -203,6 +200,15 @@ def convert_pickled_module(path: Path, target: Path) -> int:
         raise BadCheckpoint(
             "not_a_module", f"{path.name} holds a {type(module).__name__}, not a whole module"
         )
-    state = {name: value.contiguous().clone() for name, value in module.state_dict().items()}
-    save_file(state, target)
-    return len(state)
+
+    class WholeModule(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, photos: Any) -> tuple[Any, Any]:
+            out = self.model(photos)
+            pooled = out.mean((2, 3)) if out.ndim == 4 else out
+            return torch.nn.functional.normalize(pooled, dim=1), pooled
+
+    return WholeModule().float().eval()

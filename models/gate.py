@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from models.embedder import Floats
 from models.preprocess import Rgb
@@ -35,6 +35,44 @@ class Gate(Protocol):
     def decide(self, photos: Sequence[Rgb], features: Floats | None) -> list[GateDecision]:
         """One decision per photo uint8 (H, W, 3), in order; `features` float32 (N, C) or None."""
         ...
+
+
+class FeatureJudge(Protocol):
+    """A small gate on an embedder's own pooled features, such as the starter bundle's."""
+
+    @property
+    def threshold(self) -> float: ...
+
+    def decide(self, features: Floats) -> list[tuple[GateState, float]]:
+        """State and score (0..1) of each row of `features`, float32 (N, C)."""
+        ...
+
+
+_REASONS: Final[dict[GateState, str | None]] = {
+    "accepted": None,
+    "rejected": "not_a_marine_mammal",
+    "abstained": "the photo is unlike everything that this small gate was trained on",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureGate:
+    """A gate that asks a `FeatureJudge`; the photos themselves play no part."""
+
+    judge: FeatureJudge
+    model: str
+    needs_features: bool = True
+
+    def decide(self, photos: Sequence[Rgb], features: Floats | None) -> list[GateDecision]:
+        if features is None or len(features) != len(photos):
+            raise ValueError(f"{self.model} needs the features of all {len(photos)} photos")
+        if not len(features):
+            return []
+        threshold = self.judge.threshold
+        return [
+            GateDecision(state, score, threshold, self.model, _REASONS[state])
+            for state, score in self.judge.decide(features)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

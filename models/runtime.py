@@ -1,8 +1,8 @@
 """Owns the running of networks: OpenVINO on a CPU, torch on CUDA, and the check that they agree.
 
-A network takes uint8 (N, H, W, 3) at its input size and gives two float32 arrays: `embedding` (N, D)
-of unit length and `features` (N, C). Normalisation is inside the graph. torch is needed to make an
-OpenVINO graph and to run on CUDA, never to serve on a CPU.
+A network takes uint8 (N, H, W, 3) at its input size and gives two float32 arrays: `embedding`
+(N, D) of unit length and `features` (N, C). Normalisation is inside the graph. torch is needed to
+make an OpenVINO graph and to run on CUDA, never to serve on a CPU.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def torch_runner(module: Any, device: str, *, half: bool = False) -> Run:
 
 
 def export_ir(module: Any, preprocessing: Preprocessing, target: Path) -> None:
-    """Write a module of `with_normalisation` as OpenVINO IR (`target`.xml, weights float16 beside)."""
+    """Write a module of `with_normalisation` as OpenVINO IR, weights in float16 beside it."""
     torch = load_torch()
     openvino = _openvino()
     # The fused attention of inference mode has no decomposition that OpenVINO knows.
