@@ -316,7 +316,7 @@ def _nothing_found(receipt: Json | None) -> _Headline:
     )
 
 
-# --------------------------------------------------------------------------------- parts of an answer
+# -------------------------------------------------------------------------------- parts of an answer
 
 
 def _photo(photo: Json) -> PhotoView:
@@ -489,11 +489,12 @@ def _left_out(excluded: Json) -> str:
 
 
 def _filters(filters: Json) -> str:
-    def text(value: object) -> str:
-        several = isinstance(value, list | tuple)
-        return ", ".join(map(str, value)) if several else str(value)  # type: ignore[call-overload]
+    parts = (f"{name.replace('_', ' ')}: {_listed(value)}" for name, value in filters.items())
+    return "; ".join(parts) or "none"
 
-    return "; ".join(f"{name.replace('_', ' ')}: {text(v)}" for name, v in filters.items()) or "none"
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _timings(timings: Json) -> tuple[Timing, ...]:

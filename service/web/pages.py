@@ -1,0 +1,171 @@
+"""What every page shares: templates, the frame around the content, errors told on a page."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import lru_cache
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from db.queries import catalogue
+from service.deps import get_runtime
+from service.errors import Problem, problem_of
+from service.runtime import Resight
+from service.web.view import plural
+
+log = logging.getLogger("resight")
+
+STATIC = Path(__file__).resolve().parent / "static"
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What surrounds every page; a stranger without a key is told nothing about the catalogue."""
+
+    ready: bool = False
+    detail: str = ""
+    notices: tuple[str, ...] = ()
+    species: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemView:
+    title: str
+    detail: str
+    errors: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def templates() -> Environment:
+    """The templates; whatever they show is escaped, whatever they misspell fails."""
+    environment = Environment(
+        loader=PackageLoader("service.web", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["asset"] = asset_url
+    return environment
+
+
+@lru_cache(maxsize=64)
+def asset_url(name: str) -> str:
+    """The address of a static file, another one whenever its content changes."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+    return f"/static/{name}?v={digest}"
+
+
+def is_fragment(request: Request) -> bool:
+    """Whether HTMX asks for a part of a page; without JavaScript it is always a whole one."""
+    return request.headers.get("hx-request") == "true"
+
+
+def render(
+    request: Request, template: str, *, status: int = 200, here: str = "match", **context: Any
+) -> HTMLResponse:
+    """A page, or a fragment of one when the template's name begins with `_`."""
+    defaults: dict[str, Any] = {
+        "here": here,
+        "answer": None,
+        "problem": None,
+        "samples": (),
+        "add_problem": None,
+        "add_name": "",
+        "add_taxon": "",
+    }
+    if not template.startswith("_") and "shell" not in context:
+        defaults["shell"] = _shell(get_runtime(request))
+    html = templates().get_template(template).render(**(defaults | context))
+    return HTMLResponse(html, status_code=status, headers={"Vary": "HX-Request"})
+
+
+def _shell(runtime: Resight) -> Shell:
+    readiness = runtime.readiness()
+    banner = (runtime.settings.banner,) if runtime.settings.banner else ()
+    told = (*banner, *(n.detail for n in readiness.reasons), *(n.detail for n in readiness.notices))
+    notices = tuple(dict.fromkeys(told))
+    try:
+        with runtime.sessions() as session:
+            counts = catalogue.counts(session)
+            taxa = catalogue.list_taxa(session)
+    except SQLAlchemyError:
+        # A page that says what is wrong is worth more than none.
+        return Shell(notices=notices)
+    photos, individuals = counts.annotations, counts.individuals
+    return Shell(
+        ready=readiness.ready,
+        detail=f"{plural(photos, 'photo')} of {plural(individuals, 'individual')}",
+        notices=notices,
+        species=tuple(sorted(taxon.common_name or taxon.scientific_name for taxon in taxa)),
+    )
+
+
+class PageRoute(APIRoute):
+    """Errors of a page are told on a page: the same table as the API's, drawn instead of JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with its errors drawn."""
+        handler = super().get_route_handler()
+
+        async def drawn(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except Exception as error:
+                problem = _problem(error)
+                if problem.status >= 500:
+                    log.exception("%s %s failed", request.method, request.url.path)
+            return await run_in_threadpool(_draw_problem, request, problem)
+
+        return drawn
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, "http", str(error.detail), headers=error.headers or {})
+    if isinstance(error, RequestValidationError):
+        return Problem(422, "invalid", "This address, or what was sent to it, is not complete.")
+    return problem_of(error)
+
+
+def _draw_problem(request: Request, problem: Problem) -> Response:
+    shown = ProblemView(
+        _title(problem.status),
+        problem.detail,
+        tuple(dict.fromkeys(e.detail for e in problem.errors if e.detail != problem.detail)),
+    )
+    context: dict[str, Any] = {"problem": shown}
+    if problem.status in (401, 403):
+        context["shell"] = Shell()
+    template = "_problem.html" if is_fragment(request) else "problem.html"
+    page = render(request, template, status=problem.status, **context)
+    page.headers.update(problem.headers)
+    return page
+
+
+def _title(status: int) -> str:
+    titles = {
+        401: "A key is needed",
+        403: "Not allowed with this key",
+        404: "Not found",
+        413: "Too large",
+        415: "Not a photo that can be read",
+        429: "Too many requests",
+        503: "Not able to answer right now",
+    }
+    if status in titles:
+        return titles[status]
+    return "This could not be answered" if status < 500 else HTTPStatus(status).phrase

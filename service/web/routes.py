@@ -1,0 +1,379 @@
+"""Pages: matching, stored answers, side by side, individuals. Each calls what the API calls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import FileResponse, RedirectResponse, Response
+from sqlalchemy.orm import Session
+
+from db.errors import Conflict, Invalid, NotFound
+from db.queries import catalogue, records
+from db.types import QueryKind
+from indexer.catalogue import NewIndividual
+from indexer.identify import IdentifyOptions, PhotoIn
+from service.api.identify import PhotosUpload, wanted_k
+from service.deps import AppState, Curator, Db, Reviewer, Runtime, State, Viewer, get_runtime
+from service.errors import problem_of
+from service.observe import identify_observed
+from service.runtime import Resight
+from service.schemas import IdentifyFields
+from service.uploads import parse_fields
+from service.web import view
+from service.web.pages import PageRoute, is_fragment, render
+
+PAGE_K = 12
+"""Individuals in an answer on a page: fills rows of two, three, four and six."""
+PEOPLE_ON_A_PAGE = 60
+PHOTOS_ON_A_PAGE = 60
+FILM_LENGTH = 24
+SAMPLES = {
+    "known": ("An animal of the catalogue", "in a new encounter"),
+    "unknown": ("A stranger", "not in the catalogue"),
+    "not_a_whale": ("Not a whale", "the gate should say so"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SampleView:
+    key: str
+    url: str
+    title: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonView:
+    """An individual as its page and the list show it."""
+
+    url: str
+    name: str
+    species: str | None
+    photos: str
+    thumb: str | None
+    other_names: tuple[str, ...] = ()
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPhotoView:
+    full: str
+    thumb: str
+    caption: str
+    size: str
+
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+# -------------------------------------------------------------------------------------- match page
+
+
+@router.get("/")
+def match_page(request: Request, _: Viewer, runtime: Runtime) -> Response:
+    """The empty match page, which says what to do."""
+    return render(
+        request, "match.html", limits=_limits(runtime), samples=_samples(runtime.settings.data_dir)
+    )
+
+
+def _limits(runtime: Resight) -> dict[str, int]:
+    settings = runtime.settings
+    return {
+        "photo_mib": settings.max_photo_bytes // 2**20,
+        "megapixels": settings.max_photo_pixels // 1_000_000,
+        "photos": settings.max_photos_per_request,
+    }
+
+
+def _samples_dir(data_dir: Path) -> Path:
+    return data_dir / "demo" / "queries"
+
+
+def _samples(data_dir: Path) -> tuple[SampleView, ...]:
+    """The demo's sample queries, where the demo was made."""
+    return tuple(
+        SampleView(key, f"/samples/{key}.jpg", title, hint)
+        for key, (title, hint) in SAMPLES.items()
+        if (_samples_dir(data_dir) / f"{key}.jpg").is_file()
+    )
+
+
+def _sample_path(runtime: Resight, key: str) -> Path:
+    path = _samples_dir(runtime.settings.data_dir) / f"{key}.jpg"
+    if key not in SAMPLES or not path.is_file():
+        raise NotFound("sample_unknown", "There is no such sample; the demo makes them.")
+    return path
+
+
+@router.get("/samples/{key}.jpg")
+def sample_photo(key: str, _: Viewer, runtime: Runtime) -> Response:
+    """A sample query as it lies on the disk."""
+    return FileResponse(_sample_path(runtime, key), media_type="image/jpeg")
+
+
+@router.post("/samples/{key}")
+def ask_sample(
+    request: Request,
+    key: str,
+    principal: Reviewer,
+    state: State,
+    k: Annotated[str, Form()] = "",
+    taxon: Annotated[str, Form()] = "",
+) -> Response:
+    """Asks about a sample query."""
+    photo = PhotoIn(f"{key}.jpg", _sample_path(state.runtime, key).read_bytes())
+    fields = parse_fields(IdentifyFields, {"k": k, "taxon": taxon})
+    return _ask(request, state, [photo], fields, principal.name)
+
+
+@router.post("/identify")
+def identify(request: Request, upload: PhotosUpload, principal: Reviewer, state: State) -> Response:
+    """Asks about photos; with `again`, about those of an earlier query together with new ones."""
+    given: dict[str, Any] = dict(upload.fields)
+    again = given.pop("again", "")
+    # A browser sends an empty file for an input in which nothing was chosen.
+    photos = [photo for photo in upload.photos() if photo.data or photo.name]
+    if again:
+        photos = _photos_of(state.runtime, str(again)) + photos
+    return _ask(request, state, photos, parse_fields(IdentifyFields, given), principal.name)
+
+
+def _photos_of(runtime: Resight, query_id: str) -> list[PhotoIn]:
+    """The photos of a stored query, each once."""
+    try:
+        wanted = UUID(query_id)
+    except ValueError as error:
+        raise NotFound("query_unknown", f"There is no query {query_id!r}.") from error
+    with runtime.sessions() as session:
+        answer = records.get_query(session, wanted).answer
+        stored = [
+            (photo["name"], catalogue.get_media(session, int(photo["media_id"])).sha256)
+            for photo in answer["photos"]
+            if photo["media_id"]
+        ]
+    return [PhotoIn(name, runtime.store.read(sha256)) for name, sha256 in stored]
+
+
+def _ask(
+    request: Request,
+    state: AppState,
+    photos: list[PhotoIn],
+    fields: IdentifyFields,
+    principal: str,
+) -> Response:
+    settings = state.runtime.settings
+    options = IdentifyOptions(
+        k=wanted_k(fields.k, min(PAGE_K, settings.max_k), settings.max_k),
+        filters=fields.to_filters(),
+        exclude_encounter=fields.exclude_encounter,
+        exclude_known=fields.exclude_known,
+    )
+    answer = identify_observed(state, photos, options, principal, QueryKind.IDENTIFY)
+    url = f"/queries/{answer.query_id}"
+    if not is_fragment(request):
+        return RedirectResponse(url, status_code=303)
+    shown = view.present(_as_stored(answer.as_json()))
+    page = render(request, "_answer.html", answer=shown)
+    page.headers["HX-Push-Url"] = url
+    return page
+
+
+def _as_stored(answer: dict[str, Any]) -> dict[str, Any]:
+    """Plain JSON, as the stored form is: what the page shows now is what its permalink will."""
+    plain: dict[str, Any] = json.loads(json.dumps(answer))
+    return plain
+
+
+@router.get("/queries/{query_id}")
+def stored_answer(
+    request: Request, query_id: UUID, _: Viewer, runtime: Runtime, session: Db
+) -> Response:
+    """An answer as it was given."""
+    answer = view.present(records.get_query(session, query_id).answer)
+    return render(request, "match.html", answer=answer, limits=_limits(runtime))
+
+
+@router.get("/queries/{query_id}/matches/{rank}")
+def side_by_side(request: Request, query_id: UUID, rank: int, _: Viewer, session: Db) -> Response:
+    """Query and candidate beside each other, with all photos of the candidate to choose from."""
+    answer = view.present(records.get_query(session, query_id).answer)
+    if not 1 <= rank <= len(answer.candidates):
+        raise NotFound("match_unknown", f"This query has {len(answer.candidates)} candidates.")
+    if not answer.shown_photos:
+        raise NotFound("photo_missing", "No photo of this query is stored.")
+    card = answer.candidates[rank - 1]
+    template = "_compare.html" if is_fragment(request) else "compare.html"
+    return render(
+        request,
+        template,
+        answer=answer,
+        card=card,
+        count=len(answer.candidates),
+        query_photo=answer.shown_photos[0],
+        film=_film(session, card),
+        previous_url=answer.candidates[rank - 2].url if rank > 1 else None,
+        next_url=answer.candidates[rank].url if rank < len(answer.candidates) else None,
+    )
+
+
+def _film(session: Session, card: view.CandidateView) -> list[StoredPhotoView]:
+    """The candidate's photos, the winning one first."""
+    if card.individual.id is None:
+        return []
+    page = catalogue.annotations_of(session, UUID(card.individual.id), FILM_LENGTH)
+    photos = [_stored_photo(session, row) for row in page.items]
+    return sorted(photos, key=lambda photo: photo.full != card.full)
+
+
+def _stored_photo(session: Session, row: catalogue.AnnotationRow) -> StoredPhotoView:
+    media = catalogue.get_media(session, row.media_id)
+    caption = " · ".join(part for part in (_when(session, row, media), row.viewpoint) if part)
+    return StoredPhotoView(
+        full=view.crop_url(row.id, view.VIEW_PX),
+        thumb=view.crop_url(row.id),
+        caption=caption,
+        size=f"{media.width_px} × {media.height_px}",
+    )
+
+
+def _when(session: Session, row: catalogue.AnnotationRow, media: catalogue.MediaRow) -> str:
+    """The day of the encounter, or else of the photo."""
+    encounter = catalogue.get_encounter(session, row.encounter_id) if row.encounter_id else None
+    started = encounter.started_at if encounter else None
+    moment = started or media.taken_at
+    return moment.date().isoformat() if moment else ""
+
+
+# ----------------------------------------------------------------------------------- individuals
+
+
+@router.get("/individuals")
+def individuals(
+    request: Request, _: Viewer, session: Db, text: str = "", cursor: str | None = None
+) -> Response:
+    """Everyone in the catalogue, in the order they were added."""
+    page = catalogue.list_individuals(
+        session, text=text.strip() or None, limit=PEOPLE_ON_A_PAGE, cursor=cursor
+    )
+    counts = catalogue.counts(session)
+    more = urlencode({"text": text, "cursor": page.next_cursor}) if page.next_cursor else None
+    return render(
+        request,
+        "individuals.html",
+        here="individuals",
+        people=[_person(row) for row in page.items],
+        summary=f"{view.plural(counts.individuals, 'individual')}, "
+        f"{view.plural(counts.annotations, 'photo')}",
+        text=text,
+        more_url=f"/individuals?{more}" if more else None,
+    )
+
+
+def _person(row: catalogue.IndividualSummary) -> PersonView:
+    return PersonView(
+        url=f"/individuals/{row.id}",
+        name=row.name,
+        species=view.species_name(row.taxon),
+        photos=view.plural(row.photo_count, "photo"),
+        thumb=view.media_url(row.best_media_id) if row.best_media_id is not None else None,
+    )
+
+
+@router.get("/individuals/{individual_id}")
+def individual(
+    request: Request, individual_id: UUID, _: Viewer, session: Db, cursor: str | None = None
+) -> Response:
+    """One individual: its names, species and photos."""
+    row = catalogue.get_individual(session, individual_id)
+    page = catalogue.annotations_of(session, row.id, PHOTOS_ON_A_PAGE, cursor)
+    photos = [_stored_photo(session, annotation) for annotation in page.items]
+    more = urlencode({"cursor": page.next_cursor}) if page.next_cursor else None
+    count = view.plural(len(photos), "photo")
+    one = PersonView(
+        url=f"/individuals/{row.id}",
+        name=row.name,
+        species=view.species_name(row.taxon),
+        photos=f"{count} on this page" if more or cursor else count,
+        thumb=None,
+        other_names=row.names[1:],
+        notes=row.notes,
+    )
+    return render(
+        request,
+        "individual.html",
+        here="individuals",
+        one=one,
+        photos=photos,
+        more_url=f"/individuals/{row.id}?{more}" if more else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AddProblem:
+    detail: str
+    url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddedView:
+    name: str
+    url: str
+    detail: str
+
+
+@router.post("/queries/{query_id}/individual")
+def add_individual(
+    request: Request,
+    query_id: UUID,
+    principal: Curator,
+    runtime: Runtime,
+    name: Annotated[str, Form(max_length=200)] = "",
+    taxon: Annotated[str, Form(max_length=200)] = "",
+) -> Response:
+    """Adds the photos of a query as a new individual, which the next question can find."""
+    try:
+        added = runtime.curator.add_individual(
+            NewIndividual(name=name, taxon=taxon.strip() or None),
+            [],
+            query_id=query_id,
+            principal=principal.name,
+        )
+    except (Conflict, Invalid) as error:
+        return _not_added(request, query_id, error, name, taxon)
+    url = f"/individuals/{added.individual.id}"
+    if not is_fragment(request):
+        return RedirectResponse(url, status_code=303)
+    findable = sum(photo.embedded for photo in added.photos)
+    detail = (
+        f"{view.plural(len(added.photos), 'photo')} added, {findable} can be found from now on."
+    )
+    told = AddedView(
+        added.individual.name, url, " ".join((detail, *(n.detail for n in added.notices)))
+    )
+    return render(request, "_added.html", added=told)
+
+
+def _not_added(
+    request: Request, query_id: UUID, error: Conflict | Invalid, name: str, taxon: str
+) -> Response:
+    """The form once more, with what was typed, and the way to the individual in the way."""
+    other = error.values.get("individual_id")
+    with get_runtime(request).sessions() as session:
+        answer = view.present(records.get_query(session, query_id).answer)
+    return render(
+        request,
+        "_add.html" if is_fragment(request) else "match.html",
+        status=problem_of(error).status,
+        answer=answer,
+        limits=_limits(get_runtime(request)),
+        add_problem=AddProblem(str(error), f"/individuals/{other}" if other else None),
+        add_name=name,
+        add_taxon=taxon,
+    )
