@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from db.deadline import TimedConnection
 from db.errors import UnsupportedDatabase
 
 MIN_POSTGRES = 15
@@ -27,7 +29,7 @@ def make_engine(url: str, *, pool_size: int = 8) -> Engine:
     """An engine over psycopg 3 for a `postgresql://` URL; opens no connection yet.
 
     Statements are never prepared on the server: cached generic plans would ignore the planner
-    settings and the array sizes of later searches.
+    settings and the array sizes of later searches. Connections keep `db.deadline.deadline`.
     """
     parsed = make_url(
         "postgresql" + url.removeprefix("postgres") if url[:9] == "postgres:" else url
@@ -38,7 +40,7 @@ def make_engine(url: str, *, pool_size: int = 8) -> Engine:
             f"The database URL starts with {parsed.drivername!r}; Resight needs PostgreSQL: "
             "use postgresql://user:password@host/name.",
         )
-    return create_engine(
+    engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -49,6 +51,12 @@ def make_engine(url: str, *, pool_size: int = 8) -> Engine:
             "application_name": "resight",
         },
     )
+    event.listen(engine, "do_connect", _connect)
+    return engine
+
+
+def _connect(_dialect: object, _record: object, args: list[Any], options: dict[str, Any]) -> Any:
+    return TimedConnection.connect(*args, **options)
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
