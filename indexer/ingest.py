@@ -156,7 +156,7 @@ def run_import(
     run.begin(catalogue_name)
     try:
         run.carry_out()
-    except Exception:
+    except BaseException:
         run.give_up()
         raise
     return run.finish()
@@ -289,8 +289,11 @@ class _ImportRun:
         name = catalogue_name or catalogue.DEFAULT_CATALOGUE
         with self._sessions.begin() as session:
             self._catalogue_id = catalogue.ensure_catalogue(session, name).id
-            self._run_id = records.begin_import(
-                session, str(self._plan.root), str(self._plan.layout), self._plan.total
+            self._run_id = records.start_import(
+                session,
+                source=str(self._plan.root),
+                layout=str(self._plan.layout),
+                total=self._plan.total,
             )
             refused = _Tally(skipped=list(self._plan.skips))
             self._write_tally(session, refused)
@@ -313,6 +316,10 @@ class _ImportRun:
 
     def finish(self) -> ImportReport:
         with self._sessions.begin() as session:
+            for earlier in records.list_imports(session):
+                # Killed runs of the same source: this one has done their work.
+                if earlier.source == str(self._plan.root) and earlier.state is RunState.RUNNING:
+                    records.finish_import(session, earlier.id, RunState.FAILED)
             records.finish_import(session, self._run_id, RunState.DONE)
         seconds = time.monotonic() - self._started
         return ImportReport(
@@ -463,12 +470,14 @@ class _ImportRun:
         return self._known.encounter(session, self._catalogue_id, external_id, started_at)
 
     def _write_tally(self, session: Session, tally: _Tally) -> None:
-        records.add_import_progress(
+        records.advance_import(
             session,
             self._run_id,
             imported=tally.imported,
             already_known=tally.already_known,
-            skipped=[(skip.entry, skip.code, skip.detail) for skip in tally.skipped],
+            skips=[
+                records.ImportSkipRow(skip.entry, skip.code, skip.detail) for skip in tally.skipped
+            ],
         )
 
     def _committed(self, tally: _Tally, names: tuple[str, ...]) -> None:
