@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -35,7 +35,7 @@ STATIC = Path(__file__).resolve().parent / "static"
 class Shell:
     """What surrounds every page; a stranger without a key is told nothing about the catalogue."""
 
-    ready: bool = False
+    state: Literal["ready", "not ready", ""] = ""
     detail: str = ""
     notices: tuple[str, ...] = ()
     species: tuple[str, ...] = ()
@@ -104,10 +104,10 @@ def _shell(runtime: Resight) -> Shell:
             taxa = catalogue.list_taxa(session)
     except SQLAlchemyError:
         # A page that says what is wrong is worth more than none.
-        return Shell(notices=notices)
+        return Shell(state="not ready", notices=notices)
     photos, individuals = counts.annotations, counts.individuals
     return Shell(
-        ready=readiness.ready,
+        state="ready" if readiness.ready else "not ready",
         detail=f"{plural(photos, 'photo')} of {plural(individuals, 'individual')}",
         notices=notices,
         species=tuple(sorted(taxon.common_name or taxon.scientific_name for taxon in taxa)),

@@ -12,6 +12,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from sqlalchemy.orm import Session
+from starlette.staticfiles import StaticFiles
 
 from db.errors import Conflict, Invalid, NotFound
 from db.queries import catalogue, records
@@ -26,7 +27,7 @@ from service.runtime import Resight
 from service.schemas import IdentifyFields
 from service.uploads import parse_fields
 from service.web import view
-from service.web.pages import PageRoute, is_fragment, render
+from service.web.pages import STATIC, PageRoute, is_fragment, render
 
 PAGE_K = 12
 """Individuals in an answer on a page: fills rows of two, three, four and six."""
@@ -70,6 +71,19 @@ class StoredPhotoView:
 
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+_static = StaticFiles(directory=STATIC)
+
+
+@router.get("/static/{path:path}")
+async def static_file(request: Request, path: str) -> Response:
+    """Style, scripts and the mark; open to all, so that a refusal can be drawn too."""
+    response = await _static.get_response(path, request.scope)
+    # A module imported by another has no digest in its address and is asked for anew.
+    kept = "public, max-age=31536000, immutable" if request.query_params.get("v") else "no-cache"
+    response.headers["Cache-Control"] = kept
+    return response
 
 
 # -------------------------------------------------------------------------------------- match page

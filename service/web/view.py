@@ -316,7 +316,7 @@ def _nothing_found(receipt: Json | None) -> _Headline:
     )
 
 
-# -------------------------------------------------------------------------------- parts of an answer
+# ------------------------------------------------------------------------------- parts of an answer
 
 
 def _photo(photo: Json) -> PhotoView:

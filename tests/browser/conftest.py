@@ -1,0 +1,255 @@
+"""A real Chromium and a real service with a small drawn catalogue, shared by the browser tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Error,
+    Page,
+    sync_playwright,
+)
+
+from db import embedded
+from indexer.synthetic import (
+    Fluke,
+    Scene,
+    draw_fluke,
+    individual_seed,
+    write_catalogue,
+    write_queries,
+)
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+INDIVIDUALS = 40
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+START_S = 90.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.browser)
+
+
+@dataclass(frozen=True)
+class Site:
+    """The running service, its sample queries, and who is on `known`."""
+
+    url: str
+    folder: Path
+    known: Path
+    unknown: Path
+    not_a_whale: Path
+    known_individual: str
+
+    def stranger(self, number: int, photo: int) -> Path:
+        """A photo of an individual that is not in the catalogue; the same number, the same animal,
+        another photo number, another encounter."""
+        path = self.folder / f"stranger-{number}-{photo}.jpg"
+        if not path.is_file():
+            seed = individual_seed(500 + number)
+            drawn = draw_fluke(Fluke.from_seed(seed), Scene.from_seed(seed * 100 + photo))
+            Image.fromarray(np.asarray(drawn)).save(path, quality=90)
+        return path
+
+
+def _resight(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(data_dir: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
+    return kept | {"RESIGHT_DATA_DIR": str(data_dir)}
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"The service did not become ready:\n{log.read_text()[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    data_dir = tmp_path_factory.mktemp("site")
+    demo = data_dir / "demo"
+    write_catalogue(demo / "photos", individuals=INDIVIDUALS, photos_per_individual=(4, 4))
+    queries = write_queries(demo / "queries", individuals=INDIVIDUALS)
+    environment = _environment(data_dir)
+    imported = subprocess.run(
+        _resight("import", str(demo / "photos")),
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert imported.returncode == 0, imported.stdout + imported.stderr
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = data_dir / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            _resight("serve", "--port", str(port)),
+            env=environment,
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_ready(url, process, log)
+        yield Site(
+            url=url,
+            folder=data_dir,
+            known=queries.known,
+            unknown=queries.unknown,
+            not_a_whale=queries.not_a_whale,
+            known_individual=queries.known_individual,
+        )
+        assert process.poll() is None, f"The service died:\n{log.read_text()[-4000:]}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        embedded.stop(data_dir)
+
+
+def _find_chromium(own: str) -> str | None:
+    """The first Chromium there is: named in the environment, installed, or playwright's own."""
+    named = os.environ.get("RESIGHT_CHROMIUM")
+    for name in filter(None, (named, *PROGRAMS, own)):
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        program = _find_chromium(playwright.chromium.executable_path)
+        if program is None:
+            reason = (
+                "NO CHROMIUM: THE BROWSER TESTS DID NOT RUN. Install one (Debian: apt-get install "
+                "chromium), or name it in RESIGHT_CHROMIUM."
+            )
+            if os.environ.get("RESIGHT_REQUIRE_BROWSER") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+        launched = playwright.chromium.launch(
+            executable_path=program,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Watch:
+    """What a page must not do: complain on its console, or ask another machine for anything."""
+
+    site: str
+    complaints: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+
+    def on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def on_error(self, error: Error) -> None:
+        self.complaints.append(str(error))
+
+    def on_request(self, url: str) -> None:
+        if not url.startswith((self.site, "blob:", "data:")):
+            self.foreign.append(url)
+
+    def expect(self, part: str) -> None:
+        """Allows a complaint: Chromium reports every refused request on the console."""
+        self.expected.append(part)
+
+    def check(self) -> None:
+        surprising = [c for c in self.complaints if not any(part in c for part in self.expected)]
+        assert surprising == []
+        assert self.foreign == []
+
+
+NewPage = Callable[..., Page]
+
+
+@pytest.fixture
+def watch(site: Site) -> Iterator[Watch]:
+    watching = Watch(site.url)
+    yield watching
+    watching.check()
+
+
+@pytest.fixture
+def new_page(browser: Browser, site: Site, watch: Watch) -> Iterator[NewPage]:
+    """Makes watched pages; options are those of a browser context."""
+    contexts: list[BrowserContext] = []
+
+    def make(**options: object) -> Page:
+        options = {"viewport": {"width": 1440, "height": 900}} | options
+        context = browser.new_context(base_url=site.url, **options)  # type: ignore[arg-type]
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", watch.on_console)
+        page.on("pageerror", watch.on_error)
+        page.on("request", lambda request: watch.on_request(request.url))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(new_page: NewPage) -> Page:
+    """The match page on a desktop."""
+    made = new_page()
+    made.goto("/")
+    return made
+
+
+def manifest(site: Site) -> dict[str, dict[str, str | None]]:
+    """What the sample queries show."""
+    read: dict[str, dict[str, str | None]] = json.loads(
+        (site.known.parent / "manifest.json").read_text(encoding="utf-8")
+    )
+    return read
