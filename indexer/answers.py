@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from indexer.search import Histogram, Receipt
+
 DefaultStatus = Literal["given", "low_confidence", "unmapped_slot", "withheld", "unavailable"]
 NoveltyVerdict = Literal["known", "uncertain", "probably_new"]
 Json = dict[str, Any]
@@ -96,15 +98,6 @@ class PhotoAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Histogram:
-    """`counts[i]` scores lie in `[edges[i], edges[i + 1])`; the last bin is closed."""
-
-    count: int
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Novelty:
     """The best score beside the scores that true matches of this space have.
 
@@ -132,7 +125,7 @@ class SearchAnswer:
     """Matches with the receipt of the search that found them."""
 
     matches: tuple[MatchAnswer, ...]
-    receipt: Json
+    receipt: Receipt
 
     def as_json(self) -> Json:
         return asdict(self)
@@ -148,7 +141,7 @@ class IdentifyAnswer:
     default_answer: DefaultAnswer
     matches: tuple[MatchAnswer, ...]
     agreement: bool | None
-    receipt: Json | None
+    receipt: Receipt | None
     novelty: Novelty | None
     known_photo: KnownPhoto | None
     photos: tuple[PhotoAnswer, ...]
@@ -159,3 +152,36 @@ class IdentifyAnswer:
     def as_json(self) -> Json:
         """The binding JSON form."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedPhoto:
+    """One photo of an individual; `embedded`: it has a vector and can be found from now on."""
+
+    position: int
+    name: str | None
+    annotation_id: str
+    media_id: str
+    embedded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddedAnswer:
+    """An individual after photos were added to it."""
+
+    individual: IndividualRef
+    photos: tuple[AddedPhoto, ...]
+    notices: tuple[Notice, ...]
+
+    def as_json(self) -> Json:
+        """The JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, answer: Json) -> AddedAnswer:
+        """The value that `as_json` was made from."""
+        return cls(
+            individual=IndividualRef(**answer["individual"]),
+            photos=tuple(AddedPhoto(**photo) for photo in answer["photos"]),
+            notices=tuple(Notice(**notice) for notice in answer["notices"]),
+        )

@@ -16,8 +16,11 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from db.errors import Conflict, DbError, Invalid, NotFound, SchemaMismatch, UnsupportedDatabase
-from indexer.identify import GateUnavailable, NoReadablePhoto, TooManyPhotos
+from indexer.archive import BadArchive
+from indexer.identify import GateUnavailable, NoPhotos, NoReadablePhoto, TooManyPhotos
 from indexer.inference import Busy
+from indexer.ingest import PhotosRefused
+from indexer.media import MediaError
 from indexer.search import SearchTimeout, SearchUnavailable, WrongSpace
 from models.preprocess import BadPhoto
 
@@ -65,14 +68,39 @@ BAD_PHOTO_STATUS = {
     "corrupted": 422,
 }
 
-STATUS: tuple[tuple[type[BaseException], int, str], ...] = (
+BAD_ARCHIVE_STATUS = {
+    "empty": 400,
+    "not_a_zip": 400,
+    "broken_zip": 400,
+    "split_zip": 400,
+    "too_many_entries": 413,
+    "directory_too_large": 413,
+    "total_too_large": 413,
+    "compression_ratio": 413,
+}
+
+MEDIA_STATUS = {
+    "media_missing": 404,
+    "media_damaged": 500,
+    "not_a_sha256": 422,
+    "bad_size": 422,
+    "disk_full": 507,
+}
+
+STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (NotFound, 404, "not_found"),
     (Conflict, 409, "conflict"),
     (Invalid, 422, "invalid"),
     (UnsupportedDatabase, 503, "unsupported_database"),
     (SchemaMismatch, 503, "schema_mismatch"),
     (DbError, 500, "database_error"),
+    (NoPhotos, 422, "no_photos"),
     (TooManyPhotos, 413, "too_many_photos"),
+    (NoReadablePhoto, 422, "corrupted"),
+    (PhotosRefused, 422, "corrupted"),
+    (BadPhoto, 422, "corrupted"),
+    (BadArchive, 400, "broken_zip"),
+    (MediaError, 500, "media_error"),
     (WrongSpace, 422, "wrong_space"),
     (SearchTimeout, 504, "search_timeout"),
     (SearchUnavailable, 503, "search_unavailable"),
@@ -82,41 +110,40 @@ STATUS: tuple[tuple[type[BaseException], int, str], ...] = (
 )
 """The first row whose type fits gives the status, and the code where the error has none itself."""
 
+CODE_STATUS = BAD_PHOTO_STATUS | BAD_ARCHIVE_STATUS | MEDIA_STATUS | {"idempotency_key_reused": 422}
+"""Codes that say more than their type."""
+
 
 def problem_of(error: BaseException) -> Problem:
     """The problem that an error is shown as; anything unknown is a 500 that tells nothing."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, BadPhoto):
-        status = BAD_PHOTO_STATUS.get(error.code, 422)
-        return Problem(
-            status, error.code, error.detail, errors=[FieldError("/file", error.detail)]
-        )
-    if isinstance(error, NoReadablePhoto):
-        return _no_readable_photo(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Problem(
             507, "storage_full", "The disk of the media store is full; free space and try again."
         )
     for kind, status, code in STATUS:
         if isinstance(error, kind):
-            return Problem(status, str(getattr(error, "code", code)), _sentence(error, status))
+            code, errors = _code_and_errors(error, code)
+            return Problem(CODE_STATUS.get(code, status), code, _sentence(error), errors=errors)
     return Problem(500, "internal_error", "Something failed inside; the log has the request id.")
 
 
-def _no_readable_photo(error: NoReadablePhoto) -> Problem:
-    first = error.problems[0]
-    status = BAD_PHOTO_STATUS.get(first.code, 422)
-    errors = [FieldError(f"/file/{p.position}", p.detail) for p in error.problems]
-    return Problem(status, first.code, str(error), errors=errors)
+def _code_and_errors(error: BaseException, code: str) -> tuple[str, list[FieldError]]:
+    if isinstance(error, NoReadablePhoto | PhotosRefused):
+        named = [FieldError(f"/file/{p.position}", p.detail) for p in error.problems]
+        return error.problems[0].code, named
+    if isinstance(error, BadPhoto):
+        return error.code, [FieldError("/file", error.detail)]
+    if isinstance(error, BadArchive):
+        return error.code, [FieldError("/archive", error.detail)]
+    return str(getattr(error, "code", code)), []
 
 
-def _sentence(error: BaseException, status: int) -> str:
+def _sentence(error: BaseException) -> str:
     if isinstance(error, OperationalError):
         return "The database does not answer; try again in a moment."
-    if status >= 500 and isinstance(error, DbError) and type(error) is DbError:
-        return "The database refused; the log has the request id."
-    return str(error)
+    return str(getattr(error, "detail", error))
 
 
 def respond(problem: Problem, *, request_id: str, instance: str) -> Response:
@@ -205,6 +232,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(Exception, on_any)
-    for kind in (Problem, BadPhoto, NoReadablePhoto, OSError, *(row[0] for row in STATUS)):
-        if issubclass(kind, Exception):
-            app.add_exception_handler(kind, on_any)
+    for kind in (Problem, OSError, *(row[0] for row in STATUS)):
+        app.add_exception_handler(kind, on_any)

@@ -110,10 +110,6 @@ class Settings(BaseSettings):
         return self.data_dir / "snapshots"
 
     @property
-    def gate_config_path(self) -> Path:
-        return self.gate_config or Path(__file__).resolve().parent.parent / "configs" / "gate.toml"
-
-    @property
     def requests_per_minute(self) -> int:
         """The rate limit in force; 0 means none."""
         if self.rate_limit_per_minute is not None:

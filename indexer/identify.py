@@ -1,0 +1,675 @@
+"""Identification: decode → gate → embed → {default answer, matches} → Query row.
+
+Everything a query saw and answered is stored with it. The photos are written to the media store
+while the models run; the answer is given only after the rows are committed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import UUID, uuid4
+
+import numpy as np
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.errors import NotFound
+from db.queries import catalogue, embeddings, records
+from db.queries.catalogue import IndividualRow, MediaRow
+from db.queries.embeddings import SlotRow, SpaceRow
+from db.queries.filters import SearchFilters
+from db.queries.media import annotations_on
+from db.queries.records import MatchRow, QueryPhotoRow
+from db.types import GateState, QueryKind
+from indexer.answers import (
+    DefaultAnswer,
+    GateAnswer,
+    HeadCandidate,
+    IdentifyAnswer,
+    IndividualRef,
+    KnownPhoto,
+    MatchAnswer,
+    Notice,
+    Novelty,
+    PhotoAnswer,
+    PhotoError,
+    SearchAnswer,
+)
+from indexer.inference import Inference
+from indexer.ingest import PhotoProblem
+from indexer.media import MediaStore
+from indexer.novelty import judge_novelty
+from indexer.search import Searcher, SearchRequest, SearchResult, SearchUnavailable
+from models.bundles import Serving
+from models.embedder import Floats, l2_normalize
+from models.gate import AbsentGate, GateDecision
+from models.head import HeadAnswer, SlotScore
+from models.preprocess import BadPhoto, DecodeLimits, Photo, Rgb, decode, dhash64
+
+HEAD_CANDIDATES = 5
+"""Ranks that a default answer carries, its first included."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoIn:
+    """One photo as it came: its file name, if it had one, and its bytes."""
+
+    name: str | None
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyOptions:
+    """`exclude_encounter`: an encounter's id, or `own`: that of the stored photo with the same
+    bytes. `exclude_known`: a photo that is stored already does not find itself."""
+
+    k: int = 10
+    filters: SearchFilters = field(default_factory=SearchFilters)
+    exclude_encounter: UUID | Literal["own"] | None = None
+    exclude_known: bool = True
+
+
+class NoReadablePhoto(Exception):
+    """None of the photos of a request could be read; `problems` has one entry for each."""
+
+    def __init__(self, problems: Sequence[PhotoProblem]) -> None:
+        self.problems = tuple(problems)
+        first = self.problems[0]
+        one = len(self.problems) == 1
+        super().__init__(
+            first.detail
+            if one
+            else f"None of {len(self.problems)} photos can be read: {first.detail}"
+        )
+
+
+class NoPhotos(Exception):
+    """The request carries no photo."""
+
+    def __init__(self) -> None:
+        super().__init__("The request carries no photo; send at least one in the field `file`.")
+
+
+class TooManyPhotos(Exception):
+    """More photos at once than are allowed."""
+
+    def __init__(self, count: int, limit: int) -> None:
+        super().__init__(
+            f"The request carries {count} photos, at most {limit} are answered together; split it."
+        )
+
+
+class GateUnavailable(Exception):
+    """No gate is installed, and the policy is to refuse rather than to answer without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyPolicy:
+    """What the operator decided: limits, and what happens without a gate or confidence."""
+
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    max_photos: int = 10
+    refuse_without_gate: bool = False
+    min_probability: float | None = None
+    search_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    position: int
+    name: str | None
+    data: bytes
+    photo: Photo
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    sha256: str
+    perceptual_hash: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What the models saw: a decision per photo; vectors (P, D) of the photos not rejected."""
+
+    gates: list[GateDecision]
+    vectors: Floats | None
+    head: HeadAnswer | None
+    gate_ms: float
+    embed_ms: float
+
+
+class Identifier:
+    """Answers who is on the photos of one encounter. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        sessions: sessionmaker[Session],
+        store: MediaStore,
+        serving: Serving,
+        space: SpaceRow | None,
+        head_id: int | None,
+        searcher: Searcher,
+        inference: Inference,
+        policy: IdentifyPolicy,
+        notices: Sequence[Notice] = (),
+    ) -> None:
+        """`space` is the one the catalogue is searched in, or None when the loaded bundle cannot
+        search it; `notices` go into every answer."""
+        self._sessions = sessions
+        self._store = store
+        self._serving = serving
+        self._space = space
+        self._head_id = head_id
+        self._searcher = searcher
+        self._inference = inference
+        self._policy = policy
+        self._notices = tuple(notices)
+        self._writers = ThreadPoolExecutor(4, thread_name_prefix="media")
+
+    @property
+    def min_probability(self) -> float:
+        """From which probability on a default answer is given."""
+        if self._policy.min_probability is not None:
+            return self._policy.min_probability
+        return self._serving.default_min_probability
+
+    def close(self) -> None:
+        """Waits for photos still being written."""
+        self._writers.shutdown(wait=True)
+
+    def identify(
+        self,
+        photos: Sequence[PhotoIn],
+        options: IdentifyOptions,
+        *,
+        principal: str = "local",
+        kind: QueryKind = QueryKind.IDENTIFY,
+    ) -> IdentifyAnswer:
+        """One answer for the photos of one encounter, stored with all it saw.
+
+        A photo that cannot be read is named in the answer; the others are answered.
+
+        Raises:
+            NoPhotos, TooManyPhotos, NoReadablePhoto: nothing is stored.
+            Busy: the inference queue is full.
+            GateUnavailable: no gate, and the policy is to refuse.
+            SearchUnavailable, SearchTimeout: the search could not run to its end.
+            NotFound: `exclude_encounter` names no encounter.
+        """
+        started = time.perf_counter()
+        self._refuse_early(photos)
+        seen, problems = self._read(photos)
+        timings = {"decode": _ms_since(started)}
+        look, stored = self._look_and_store(seen)
+        timings |= {"gate": look.gate_ms, "embed": look.embed_ms}
+        with self._sessions.begin() as session:
+            media = [_media_row(session, s, f) for s, f in zip(seen, stored, strict=True)]
+            known = [_known_photo(session, row) for row in media]
+            asked = _with_own_encounter(options, known)
+            searched = self._search(session, look, media, asked, timings)
+            default = self._default_answer(session, look)
+            matches = searched.matches if searched else ()
+            timings["total"] = _ms_since(started)
+            answer = IdentifyAnswer(
+                query_id=str(uuid4()),
+                created_at=datetime.now(UTC).isoformat(),
+                gate=_encounter_gate(look.gates),
+                default_answer=default,
+                matches=matches,
+                agreement=_agreement(default, matches),
+                receipt=searched.receipt if searched else None,
+                novelty=self._novelty(session, searched),
+                known_photo=next((photo for photo in known if photo), None),
+                photos=_photo_answers(seen, look.gates, media, known, problems),
+                stage=self._serving.stage,
+                bundle=self._serving.bundle,
+                notices=self._notices + _skipped_notice(problems),
+            )
+            self._record(session, answer, options, media, seen, principal, kind)
+        return answer
+
+    def judge(self, photo: PhotoIn) -> GateAnswer:
+        """What the gate thinks of one photo; nothing is stored.
+
+        Raises:
+            NoReadablePhoto: the photo cannot be read.
+            Busy: the inference queue is full.
+        """
+        seen, _ = self._read([photo])
+        look = self._inference.submit(self._look, [s.photo.rgb for s in seen]).result()
+        return _gate_answer(look.gates[0])
+
+    def search_vector(
+        self, session: Session, vector: Sequence[float], fingerprint: str, options: IdentifyOptions
+    ) -> SearchAnswer:
+        """Individuals near a vector that the caller embedded.
+
+        Raises:
+            WrongSpace: `fingerprint` is not the space that is searched.
+            ValueError: the vector is zero or not finite.
+        """
+        row = l2_normalize(np.asarray([vector], dtype=np.float32))
+        request = self._request(row, options, fingerprint=fingerprint)
+        return _searched(session, self._searcher.search(session, request))
+
+    def search_annotation(
+        self,
+        session: Session,
+        annotation_id: int,
+        options: IdentifyOptions,
+        *,
+        exclude_self: bool = True,
+    ) -> SearchAnswer:
+        """Individuals near a stored annotation; with `exclude_self` its photo and near-duplicates
+        of it are left out.
+
+        Raises:
+            NotFound: no such annotation, or it has no vector in the space that is searched.
+        """
+        space = self._searched_space()
+        annotation = catalogue.get_annotation(session, annotation_id)
+        vector = self._stored_vector(session, space, annotation_id)
+        media = catalogue.get_media(session, annotation.media_id)
+        own = annotation.encounter_id if options.exclude_encounter == "own" else None
+        request = self._request(
+            vector[None, :],
+            replace(options, exclude_encounter=own) if own else options,
+            fingerprint=space.fingerprint,
+        )
+        if exclude_self:
+            request = replace(
+                request,
+                exclude_annotations=frozenset({annotation_id}),
+                exclude_media=frozenset({media.sha256}),
+                near_duplicate_of=(media.perceptual_hash,)
+                if media.perceptual_hash is not None
+                else (),
+            )
+        return _searched(session, self._searcher.search(session, request))
+
+    def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
+        """A stored vector of unit length and the fingerprint of its space.
+
+        Raises:
+            NotFound: no such annotation, or it has no vector in the space that is searched.
+        """
+        space = self._searched_space()
+        catalogue.get_annotation(session, annotation_id)
+        return self._stored_vector(session, space, annotation_id).tolist(), space.fingerprint
+
+    def _refuse_early(self, photos: Sequence[PhotoIn]) -> None:
+        if not photos:
+            raise NoPhotos
+        if len(photos) > self._policy.max_photos:
+            raise TooManyPhotos(len(photos), self._policy.max_photos)
+        if self._policy.refuse_without_gate and isinstance(self._serving.gate, AbsentGate):
+            raise GateUnavailable(
+                "No gate is installed, and this service is set to refuse without one: "
+                f"{self._serving.gate.reason}"
+            )
+
+    def _read(self, photos: Sequence[PhotoIn]) -> tuple[list[_Seen], list[PhotoProblem]]:
+        seen: list[_Seen] = []
+        problems: list[PhotoProblem] = []
+        for position, photo in enumerate(photos):
+            try:
+                decoded = decode(photo.data, self._policy.limits)
+            except BadPhoto as error:
+                problems.append(PhotoProblem(position, photo.name, error.code, error.detail))
+            else:
+                seen.append(_Seen(position, photo.name, photo.data, decoded))
+        if not seen:
+            raise NoReadablePhoto(problems)
+        return seen, problems
+
+    def _look_and_store(self, seen: Sequence[_Seen]) -> tuple[_Look, list[_Stored]]:
+        looking = self._inference.submit(self._look, [photo.photo.rgb for photo in seen])
+        storing = [self._writers.submit(self._store_photo, photo) for photo in seen]
+        try:
+            look = looking.result()
+        finally:
+            # Even after a failure: the files must not appear behind the back of an answered error.
+            wait(storing)
+        return look, [future.result() for future in storing]
+
+    def _store_photo(self, seen: _Seen) -> _Stored:
+        return _Stored(self._store.put(seen.data), dhash64(seen.photo.rgb))
+
+    def _look(self, photos: Sequence[Rgb]) -> _Look:
+        gate, embedder = self._serving.gate, self._serving.embedder
+        started = time.perf_counter()
+        if gate.needs_features and embedder is not None:
+            embedded = embedder.embed(photos)
+            embed_ms = _ms_since(started)
+            started = time.perf_counter()
+            gates = gate.decide(photos, embedded.features)
+            gate_ms = _ms_since(started)
+            kept = [i for i, decision in enumerate(gates) if decision.state != "rejected"]
+            vectors = embedded.vectors[kept] if kept else None
+        else:
+            gates = gate.decide(photos, None)
+            gate_ms = _ms_since(started)
+            started = time.perf_counter()
+            chosen = [
+                photo
+                for photo, decision in zip(photos, gates, strict=True)
+                if decision.state != "rejected"
+            ]
+            vectors = embedder.embed(chosen).vectors if embedder is not None and chosen else None
+            embed_ms = _ms_since(started)
+        started = time.perf_counter()
+        head = self._head_answer(vectors)
+        return _Look(gates, vectors, head, gate_ms, embed_ms + _ms_since(started))
+
+    def _head_answer(self, vectors: Floats | None) -> HeadAnswer | None:
+        if vectors is None or self._serving.head is None:
+            return None
+        # The cosines of the mean vector are the means of the photos' cosines.
+        return self._serving.head.answer(vectors.mean(axis=0, keepdims=True), HEAD_CANDIDATES)[0]
+
+    def _searched_space(self) -> SpaceRow:
+        if self._space is None:
+            raise SearchUnavailable(
+                "No space can be searched: no embedding model is loaded that fits the catalogue. "
+                "See /ready, or run `resight doctor`."
+            )
+        return self._space
+
+    def _stored_vector(self, session: Session, space: SpaceRow, annotation_id: int) -> Floats:
+        vector = embeddings.get_vector(session, space.id, annotation_id)
+        if vector is None:
+            raise NotFound(
+                "vector_missing",
+                f"Annotation {annotation_id} has no vector in the space {space.name} "
+                f"{space.version} yet; run `resight doctor` to see what is missing.",
+                annotation_id=annotation_id,
+            )
+        return vector
+
+    def _request(
+        self, vectors: Floats, options: IdentifyOptions, *, fingerprint: str
+    ) -> SearchRequest:
+        encounter = options.exclude_encounter
+        return SearchRequest(
+            vectors=vectors,
+            fingerprint=fingerprint,
+            k=options.k,
+            filters=options.filters,
+            exclude_encounter=encounter if isinstance(encounter, UUID) else None,
+            timeout_s=self._policy.search_timeout_s,
+        )
+
+    def _search(
+        self,
+        session: Session,
+        look: _Look,
+        media: Sequence[MediaRow],
+        options: IdentifyOptions,
+        timings: dict[str, float],
+    ) -> SearchAnswer | None:
+        if look.vectors is None or self._space is None:
+            return None
+        request = self._request(look.vectors, options, fingerprint=self._space.fingerprint)
+        if options.exclude_known:
+            request = replace(
+                request,
+                exclude_media=frozenset(row.sha256 for row in media),
+                near_duplicate_of=tuple(
+                    row.perceptual_hash for row in media if row.perceptual_hash is not None
+                ),
+            )
+        started = time.perf_counter()
+        result = self._searcher.search(session, request)
+        answer = _searched(session, result)
+        timings["search"] = _ms_since(started)
+        # The search's own stages stay visible, under its name.
+        stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}
+        timings |= stages
+        return SearchAnswer(answer.matches, replace(answer.receipt, timings_ms=timings))
+
+    def _default_answer(self, session: Session, look: _Look) -> DefaultAnswer:
+        state = _encounter_gate(look.gates).state
+        if self._serving.head is None or self._serving.embedder is None:
+            return DefaultAnswer(
+                "unavailable", reason="No head is loaded: only the gate and retrieval can speak."
+            )
+        model = self._model_name()
+        if state == "rejected":
+            return DefaultAnswer(
+                "withheld", model=model, reason="The gate rejected the photo; no name is suggested."
+            )
+        if state == "abstained":
+            return DefaultAnswer(
+                "withheld",
+                model=model,
+                reason="The gate abstained, so no name is given; the matches are for review.",
+            )
+        if look.head is None or not look.head.top:
+            return DefaultAnswer("unavailable", model=model, reason="The head has no named slot.")
+        return self._confident_answer(session, look.head, model)
+
+    def _confident_answer(self, session: Session, head: HeadAnswer, model: str) -> DefaultAnswer:
+        best = head.top[0].probability
+        if not head.winner_mapped:
+            return DefaultAnswer(
+                "unmapped_slot",
+                probability=None,
+                model=model,
+                reason=f"The head knows this individual (slot {head.winner_slot}) but has no name "
+                "for it; the matches may.",
+            )
+        threshold = self.min_probability
+        if best < threshold:
+            return DefaultAnswer(
+                "low_confidence",
+                probability=best,
+                model=model,
+                reason=f"The best probability is {best:.3f}, below {threshold:.3f}.",
+            )
+        candidates = self._name_slots(session, head.top)
+        return DefaultAnswer(
+            "given",
+            individual=candidates[0].individual,
+            probability=best,
+            model=model,
+            candidates=candidates,
+        )
+
+    def _name_slots(self, session: Session, top: Sequence[SlotScore]) -> tuple[HeadCandidate, ...]:
+        rows = (
+            embeddings.slot_labels(session, self._head_id, [score.slot for score in top])
+            if self._head_id is not None
+            else []
+        )
+        by_slot = {row.slot: row for row in rows}
+        return tuple(HeadCandidate(_slot_ref(s, by_slot.get(s.slot)), s.probability) for s in top)
+
+    def _model_name(self) -> str:
+        embedder = self._serving.embedder
+        return f"{embedder.spec.name} {embedder.spec.version}" if embedder else "none"
+
+    def _novelty(self, session: Session, searched: SearchAnswer | None) -> Novelty | None:
+        if searched is None or self._space is None:
+            return None
+        known = self._searcher.true_match_distribution(session, self._space.fingerprint)
+        return judge_novelty(searched.matches[0].score if searched.matches else None, known)
+
+    def _record(
+        self,
+        session: Session,
+        answer: IdentifyAnswer,
+        options: IdentifyOptions,
+        media: Sequence[MediaRow],
+        seen: Sequence[_Seen],
+        principal: str,
+        kind: QueryKind,
+    ) -> None:
+        records.add_query(
+            session,
+            query_id=UUID(answer.query_id),
+            kind=kind,
+            model_id=self._space.id if self._space else None,
+            principal=principal,
+            k=options.k,
+            gate_state=GateState(answer.gate.state),
+            answer=answer.as_json(),
+            photos=[
+                QueryPhotoRow(row.id, photo.name) for row, photo in zip(media, seen, strict=True)
+            ],
+            matches=[
+                MatchRow(m.rank, UUID(m.individual.id), int(m.annotation_id), m.score, m.supporting)
+                for m in answer.matches
+                if m.individual.id is not None
+            ],
+        )
+
+
+def _ms_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
+
+
+def _media_row(session: Session, seen: _Seen, stored: _Stored) -> MediaRow:
+    return catalogue.ensure_media(
+        session,
+        sha256=stored.sha256,
+        media_type=seen.photo.media_type,
+        byte_size=len(seen.data),
+        width_px=seen.photo.width_px,
+        height_px=seen.photo.height_px,
+        original_name=seen.name,
+        taken_at=seen.photo.taken_at,
+        perceptual_hash=stored.perceptual_hash,
+    )
+
+
+def _known_photo(session: Session, media: MediaRow) -> KnownPhoto | None:
+    """The annotation that the catalogue has of these bytes; a named one before an unnamed one."""
+    if media.created:
+        return None
+    annotations = annotations_on(session, media.id)
+    if not annotations:
+        return None
+    found = min(annotations, key=lambda a: (a.individual_id is None, a.id))
+    individual = (
+        IndividualRef(str(found.individual_id), found.individual_name or "", found.taxon)
+        if found.individual_id is not None
+        else None
+    )
+    encounter = str(found.encounter_id) if found.encounter_id is not None else None
+    return KnownPhoto(str(found.id), str(media.id), encounter, individual)
+
+
+def _with_own_encounter(
+    options: IdentifyOptions, known: Sequence[KnownPhoto | None]
+) -> IdentifyOptions:
+    if options.exclude_encounter != "own":
+        return options
+    own = next((photo.encounter_id for photo in known if photo and photo.encounter_id), None)
+    return replace(options, exclude_encounter=UUID(own) if own else None)
+
+
+def _gate_answer(decision: GateDecision) -> GateAnswer:
+    return GateAnswer(
+        decision.state, decision.score, decision.threshold, decision.model, decision.reason
+    )
+
+
+def _encounter_gate(decisions: Sequence[GateDecision]) -> GateAnswer:
+    """One photo of the animal is enough: the most favourable decision, then the highest score."""
+    order = ("rejected", "abstained", "accepted")
+    return _gate_answer(
+        max(decisions, key=lambda d: (order.index(d.state), d.score if d.score is not None else -1))
+    )
+
+
+def _searched(session: Session, result: SearchResult) -> SearchAnswer:
+    named = catalogue.get_individuals(session, [hit.individual_id for hit in result.hits])
+    matches = tuple(
+        MatchAnswer(
+            rank=hit.rank,
+            individual=_individual_ref(named[hit.individual_id]),
+            score=hit.score,
+            annotation_id=str(hit.annotation_id),
+            media_id=str(hit.media_id),
+            supporting=hit.supporting,
+        )
+        for hit in result.hits
+    )
+    return SearchAnswer(matches, result.receipt)
+
+
+def _individual_ref(row: IndividualRow) -> IndividualRef:
+    return IndividualRef(str(row.id), row.name, row.taxon)
+
+
+def _slot_ref(score: SlotScore, row: SlotRow | None) -> IndividualRef:
+    if row is None or row.individual_id is None:
+        return IndividualRef(None, score.label, score.species)
+    return IndividualRef(
+        str(row.individual_id), row.individual_name or score.label, row.taxon or score.species
+    )
+
+
+def _agreement(default: DefaultAnswer, matches: Sequence[MatchAnswer]) -> bool | None:
+    """Whether head and retrieval name the same individual; None when either says nothing."""
+    if default.individual is None or not matches:
+        return None
+    first = matches[0].individual
+    if default.individual.id is not None:
+        return default.individual.id == first.id
+    return default.individual.name.lower() == first.name.lower()
+
+
+def _photo_answers(
+    seen: Sequence[_Seen],
+    gates: Sequence[GateDecision],
+    media: Sequence[MediaRow],
+    known: Sequence[KnownPhoto | None],
+    problems: Sequence[PhotoProblem],
+) -> tuple[PhotoAnswer, ...]:
+    read = [
+        PhotoAnswer(
+            position=photo.position,
+            name=photo.name,
+            media_id=str(row.id),
+            width_px=row.width_px,
+            height_px=row.height_px,
+            gate=_gate_answer(gate),
+            known=same,
+            error=None,
+        )
+        for photo, gate, row, same in zip(seen, gates, media, known, strict=True)
+    ]
+    broken = [
+        PhotoAnswer(
+            position=problem.position,
+            name=problem.name,
+            media_id=None,
+            width_px=None,
+            height_px=None,
+            gate=None,
+            known=None,
+            error=PhotoError(problem.code, problem.detail),
+        )
+        for problem in problems
+    ]
+    return tuple(sorted(read + broken, key=lambda photo: photo.position))
+
+
+def _skipped_notice(problems: Sequence[PhotoProblem]) -> tuple[Notice, ...]:
+    if not problems:
+        return ()
+    count = len(problems)
+    return (
+        Notice(
+            "photos_skipped",
+            f"{count} of the photos could not be read and {'was' if count == 1 else 'were'} "
+            "left out; see `photos`.",
+        ),
+    )

@@ -1,0 +1,76 @@
+"""Stored photos: the originals as received, and the pictures derived from them."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query
+from fastapi.responses import FileResponse
+
+from db.queries import catalogue
+from service.deps import Db, Runtime, Viewer
+
+router = APIRouter(tags=["media"])
+MediaId = Annotated[int, Path(ge=1, le=2**62)]
+SizePx = Annotated[
+    int | None, Query(ge=1, le=4096, description="Longest side in pixels, raised to the next step.")
+]
+UNCHANGING = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+
+@router.get(
+    "/v1/media/{media_id}",
+    summary="A stored photo, byte for byte",
+    response_class=FileResponse,
+)
+def read_media(media_id: MediaId, _: Viewer, runtime: Runtime, session: Db) -> FileResponse:
+    """As received, metadata included; offered as a download, never shown by the browser."""
+    media = catalogue.get_media(session, media_id)
+    name = media.original_name or f"{media.sha256}.{media.media_type.partition('/')[2]}"
+    return FileResponse(
+        runtime.store.path(media.sha256),
+        media_type=media.media_type,
+        headers=UNCHANGING
+        | {
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+            "ETag": f'"{media.sha256}"',
+            "Repr-Digest": f"sha-256=:{_base64(media.sha256)}:",
+        },
+    )
+
+
+@router.get(
+    "/v1/media/{media_id}/thumbnail", summary="A small upright JPEG", response_class=FileResponse
+)
+def read_thumbnail(
+    media_id: MediaId, _: Viewer, runtime: Runtime, session: Db, size: SizePx = None
+) -> FileResponse:
+    """Turned upright, without EXIF."""
+    media = catalogue.get_media(session, media_id)
+    path = runtime.store.derived(media.sha256, "thumb", size)
+    return FileResponse(path, media_type="image/jpeg", headers=UNCHANGING)
+
+
+@router.get(
+    "/v1/annotations/{annotation_id}/crop",
+    summary="The annotated region as an upright JPEG",
+    response_class=FileResponse,
+)
+def read_crop(
+    annotation_id: Annotated[int, Path(ge=1, le=2**62)],
+    _: Viewer,
+    runtime: Runtime,
+    session: Db,
+    size: SizePx = None,
+) -> FileResponse:
+    """The whole photo where the annotation has no box."""
+    annotation = catalogue.get_annotation(session, annotation_id)
+    media = catalogue.get_media(session, annotation.media_id)
+    path = runtime.store.derived(media.sha256, "crop", size, annotation.box_px)
+    return FileResponse(path, media_type="image/jpeg", headers=UNCHANGING)
+
+
+def _base64(sha256: str) -> str:
+    return b64encode(bytes.fromhex(sha256)).decode()

@@ -1,0 +1,141 @@
+"""The composition root: one application, its state, its errors and its edge."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Scope
+
+from service import errors
+from service.api import compat, identify, individuals, media, search, system
+from service.deps import AppState, DocsReader
+from service.drift import DriftWatch
+from service.edge import Edge, RateLimiter
+from service.metrics import Metrics, program_version
+from service.runtime import Resight, open_resight, require_keys
+from service.schemas import ProblemOut
+from service.settings import MIB, Settings
+
+WRONG_KEYS_PER_MINUTE = 20
+UPLOADS = ("/v1/identify", "/v1/individuals", "/v1/predict-single", "/predict-single")
+ARCHIVES = ("/v1/predict-batch", "/predict-batch")
+API_ROUTERS = (
+    identify.router,
+    search.router,
+    individuals.router,
+    media.router,
+    system.router,
+    compat.router,
+)
+DESCRIPTION = (
+    "Have we seen this individual before? A photo passes a gate, becomes a vector, and is answered "
+    "twice: the default answer of a classifier, given only when confident, and the nearest "
+    "individuals with their scores, for a person to review."
+)
+
+
+class Application(FastAPI):
+    """FastAPI inside the edge: its limits and headers hold for every answer, a 500 included."""
+
+    edge_options: dict[str, Any]
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The whole stack, with the edge outermost."""
+        return Edge(super().build_middleware_stack(), **self.edge_options)
+
+
+def create_app(settings: Settings | None = None, *, resight: Resight | None = None) -> FastAPI:
+    """The application. A `resight` that is given is used and left open; without one it is opened
+    when the application starts and closed when it ends.
+
+    Raises (when it starts):
+        StartRefused: it would listen beyond loopback without a key.
+        UnsupportedDatabase, SchemaMismatch: the database cannot be used.
+    """
+    settings = settings or (resight.settings if resight else Settings())
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime = resight or open_resight(settings)
+        try:
+            require_keys(settings, runtime.sessions)
+            app.state.resight = AppState(
+                runtime, metrics, DriftWatch(), RateLimiter(WRONG_KEYS_PER_MINUTE)
+            )
+            yield
+        finally:
+            if resight is None:
+                runtime.close()
+
+    app = Application(
+        title="Resight",
+        version=program_version(),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        generate_unique_id_function=_operation_id,
+        responses={"default": {"model": ProblemOut, "description": "Problem (RFC 9457)"}},
+    )
+    app.edge_options = {
+        "on_loopback": settings.on_loopback,
+        "allowed_hosts": settings.allowed_hosts,
+        "body_limit": lambda path: _body_limit(settings, path),
+        "body_timeout_s": settings.body_timeout_s,
+        "limiter": RateLimiter(settings.requests_per_minute),
+        "observe": lambda scope, status, seconds: _observe(metrics, scope, status, seconds),
+    }
+    errors.install(app)
+    for router in API_ROUTERS:
+        app.include_router(router)
+    app.include_router(_documentation(app))
+    pages = _pages()
+    if pages is not None:
+        app.include_router(pages, include_in_schema=False)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _pages() -> APIRouter | None:
+    if find_spec("service.web.routes") is None:
+        return None
+    from service.web.routes import router
+
+    return router
+
+
+def _documentation(app: FastAPI) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/openapi.json", include_in_schema=False)
+    def openapi(_: DocsReader) -> JSONResponse:
+        return JSONResponse(app.openapi())
+
+    return router
+
+
+def _body_limit(settings: Settings, path: str) -> int:
+    """Bytes that a body may have, known from the path alone."""
+    if path in ARCHIVES:
+        return settings.max_batch_bytes + MIB
+    if path.startswith(UPLOADS) or not path.startswith("/v1/"):
+        return settings.max_upload_bytes
+    return MIB
+
+
+def _observe(metrics: Metrics, scope: Scope, status: int, seconds: float) -> None:
+    route = scope.get("route")
+    path = getattr(route, "path", "unmatched")
+    metrics.requests.labels(scope["method"], path, str(status)).inc()
+    metrics.request_seconds.labels(scope["method"], path).observe(seconds)
