@@ -484,7 +484,7 @@ def _left_out(excluded: Json) -> str:
         "duplicate": "near duplicates",
         "encounter": "of the same encounter",
     }
-    parts = [f"{count} {names.get(why, why)}" for why, count in excluded.items() if count]
+    parts = [f"{excluded[why]} {name}" for why, name in names.items() if excluded.get(why)]
     return ", ".join(parts) or "nothing"
 
 
@@ -498,12 +498,21 @@ def _listed(value: object) -> str:
 
 
 def _timings(timings: Json) -> tuple[Timing, ...]:
+    """In the order of work: the database does not keep the order of a stored answer."""
     longest = max([float(ms) for ms in timings.values()] or [1.0]) or 1.0
+    order = {stage: place for place, stage in enumerate(STAGES)}
+
+    def place(stage: str) -> tuple[int, str]:
+        return order.get(stage.partition("_")[0], order["total"] - 1), stage
+
     return tuple(
-        Timing(
-            STAGES.get(stage, stage.replace("_", " ").capitalize()),
-            float(ms),
-            round(float(ms) / longest * 100, 1),
-        )
-        for stage, ms in sorted(timings.items(), key=lambda item: item[0] == "total")
+        Timing(_stage_label(stage), float(timings[stage]), round(timings[stage] / longest * 100, 1))
+        for stage in sorted(timings, key=place)
     )
+
+
+def _stage_label(stage: str) -> str:
+    whole, _, part = stage.partition("_")
+    if part and whole in STAGES:
+        return f"{STAGES[whole]}: {part.replace('_', ' ')}"
+    return STAGES.get(stage, stage.replace("_", " ").capitalize())

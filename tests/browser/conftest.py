@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -245,11 +244,3 @@ def page(new_page: NewPage) -> Page:
     made = new_page()
     made.goto("/")
     return made
-
-
-def manifest(site: Site) -> dict[str, dict[str, str | None]]:
-    """What the sample queries show."""
-    read: dict[str, dict[str, str | None]] = json.loads(
-        (site.known.parent / "manifest.json").read_text(encoding="utf-8")
-    )
-    return read

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import NewPage, Site, Watch
+if TYPE_CHECKING:
+    from tests.browser.conftest import NewPage, Site, Watch
 
 DROP = """
 async ({ name, data }) => {
