@@ -132,7 +132,13 @@ function settle() {
     plain.textContent = title.textContent;
     title.replaceWith(plain);
   }
-  document.title = `${answer.querySelector("h1, h2")?.textContent.trim() ?? "Answer"} · Resight`;
+  const headline = answer.querySelector("h1, h2")?.textContent.trim() ?? "Answer";
+  document.title = `${headline} · Resight`;
+  // Read out in one breath; the whole answer would take a minute.
+  const candidates = answer.querySelectorAll(".card").length;
+  const lead = answer.querySelector(".lead")?.textContent.trim() ?? "";
+  document.querySelector("#said").textContent =
+    `${headline}. ${lead} ${candidates} candidates.`;
   const top = answer.getBoundingClientRect().top;
   if (top < 0 || top > innerHeight * 0.5) answer.scrollIntoView({ block: "start" });
 }
