@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.embedder import Floats
 from models.errors import BundleError
@@ -50,16 +51,25 @@ class Golden:
 def golden_photos() -> list[Rgb]:
     """Three small photos, uint8, made by integer arithmetic alone: the same on every machine.
 
-    They are not of any network's input size, so that resizing is checked as well.
+    A gradient, blotches of several sizes, and both with grain: no network was made for plain noise,
+    and what it makes of it says little. They are not of any network's input size, so that resizing
+    is checked as well.
     """
     y, x = np.mgrid[0:300, 0:400].astype(np.int64)
     ramp = np.stack((x * 255 // 399, y * 255 // 299, (x + y) * 255 // 698), axis=-1)
-    waves = (
-        x[..., None] * (3, 5, 7) + y[..., None] * (11, 2, 5) + x[..., None] * y[..., None] // 64
-    ) % 256
-    cells = (y // 12 * 34 + x // 12)[..., None] * 3 + (0, 1, 2)
-    noise = (cells * 2654435761 + 12345) % 2**32 // 2**24
-    return [np.ascontiguousarray(photo.astype(np.uint8)) for photo in (ramp, waves, noise)]
+    blotches = sum((_hashed(y // size, x // size, size) for size in (100, 40, 10)), 0 * ramp) // 3
+    grain = (ramp + 2 * blotches) // 3 + _hashed(y, x, 1) // 16 - 8
+    photos = (ramp, blotches, np.clip(grain, 0, 255))
+    return [np.ascontiguousarray(photo.astype(np.uint8)) for photo in photos]
+
+
+def _hashed(y: NDArray[np.int64], x: NDArray[np.int64], salt: int) -> NDArray[np.int64]:
+    """A value 0..255 per cell and channel that looks random."""
+    cells = ((y * 1009 + x) * 3)[..., None] + np.arange(3) + salt * 7919
+    mixed = cells * 2654435761 % 2**32
+    mixed = (mixed ^ (mixed >> 15)) * 2246822519 % 2**32
+    values: NDArray[np.int64] = (mixed ^ (mixed >> 13)) // 2**16 % 256
+    return values
 
 
 def golden_input(preprocessing: Preprocessing) -> Rgb:
@@ -132,8 +142,8 @@ def torch_runner(module: Any, device: str, *, half: bool = False) -> Run:
     return run
 
 
-def export_ir(module: Any, preprocessing: Preprocessing, target: Path) -> None:
-    """Write a module of `with_normalisation` as OpenVINO IR, weights in float16 beside it."""
+def export_ir(module: Any, preprocessing: Preprocessing, target: Path, *, half: bool) -> None:
+    """Write a module of `with_normalisation` as OpenVINO IR; `half` stores weights in float16."""
     torch = load_torch()
     openvino = _openvino()
     # The fused attention of inference mode has no decomposition that OpenVINO knows.
@@ -146,7 +156,7 @@ def export_ir(module: Any, preprocessing: Preprocessing, target: Path) -> None:
     model.reshape({0: shape})
     for output, name in zip(model.outputs, ("embedding", "features"), strict=True):
         output.get_tensor().set_names({name})
-    openvino.save_model(model, target, compress_to_fp16=True)
+    openvino.save_model(model, target, compress_to_fp16=half)
 
 
 def openvino_runner(
