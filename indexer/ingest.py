@@ -263,6 +263,7 @@ class _Tally:
 
 
 Prepared = tuple[ImportEntry, _Stored | Skip]
+Write = Callable[[Session, ImportEntry, _Stored], bool | Skip]
 
 
 class _ImportRun:
@@ -375,25 +376,31 @@ class _ImportRun:
     # --- in the caller's thread
 
     def _write(self, batch: list[Prepared]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            tally = self._commit(batch, self._write_one)
+        except (Conflict, Invalid):
+            self._known = _KnownRows()
+            tally = self._commit(batch, self._write_alone)
+        self._committed(tally, tuple(entry.name for entry, _ in batch))
+
+    def _commit(self, batch: list[Prepared], write: Write) -> _Tally:
+        attempt = 1
+        while True:
             try:
                 with self._sessions.begin() as session:
-                    tally = self._write_batch(session, batch)
-                break
+                    return self._write_batch(session, batch, write)
             except OperationalError as error:
                 # What a rolled-back transaction found or made may not exist.
                 self._known = _KnownRows()
                 state = getattr(error.orig, "sqlstate", None)
                 if state not in _RETRY_STATES or attempt == _ATTEMPTS:
                     raise
-        self._committed(tally, tuple(entry.name for entry, _ in batch))
+            attempt += 1
 
-    def _write_batch(self, session: Session, batch: list[Prepared]) -> _Tally:
+    def _write_batch(self, session: Session, batch: list[Prepared], write: Write) -> _Tally:
         tally = _Tally()
         for entry, stored in batch:
-            outcome = (
-                stored if isinstance(stored, Skip) else self._write_one(session, entry, stored)
-            )
+            outcome = stored if isinstance(stored, Skip) else write(session, entry, stored)
             if isinstance(outcome, Skip):
                 tally.skipped.append(outcome)
             elif outcome:
@@ -403,6 +410,16 @@ class _ImportRun:
         self._write_tally(session, tally)
         return tally
 
+    def _write_alone(self, session: Session, entry: ImportEntry, stored: _Stored) -> bool | Skip:
+        """In a savepoint, so that one refused photo leaves nothing and the batch goes on; that
+        costs a third more statements, so it is done only for batches that need it."""
+        try:
+            with session.begin_nested():
+                return self._write_one(session, entry, stored)
+        except (Conflict, Invalid) as error:
+            self._known = _KnownRows()
+            return Skip(entry.name, error.code, error.detail)
+
     def _write_one(self, session: Session, entry: ImportEntry, stored: _Stored) -> bool | Skip:
         """True: something new was written; False: it was all there before."""
         box = _fit_box(entry, stored)
@@ -411,13 +428,7 @@ class _ImportRun:
         media_id, is_new = _ensure_media(session, stored, entry.path.name)
         if not is_new and self._is_known(session, entry, media_id, box):
             return False
-        try:
-            # A savepoint, so that one refused photo leaves nothing and the batch goes on.
-            with session.begin_nested():
-                self._annotate(session, entry, stored, media_id, box)
-        except (Conflict, Invalid) as error:
-            self._known = _KnownRows()
-            return Skip(entry.name, error.code, error.detail)
+        self._annotate(session, entry, stored, media_id, box)
         return True
 
     def _is_known(
@@ -433,10 +444,8 @@ class _ImportRun:
         )
         if found is None or entry.individual is None:
             return found is not None
-        individual = catalogue.find_individual(
-            session, catalogue_id=self._catalogue_id, name=entry.individual
-        )
-        return individual is not None and individual.id == found.individual_id
+        individual_id = self._known.find_individual(session, self._catalogue_id, entry.individual)
+        return individual_id is not None and individual_id == found.individual_id
 
     def _annotate(
         self,
@@ -522,6 +531,15 @@ class _KnownRows:
             self._individuals[name] = catalogue.ensure_individual(
                 session, catalogue_id=catalogue_id, name=name, taxon_id=taxon_id
             ).id
+        return self._individuals[name]
+
+    def find_individual(self, session: Session, catalogue_id: UUID, name: str) -> UUID | None:
+        """As `individual`, but nobody is made."""
+        if name not in self._individuals:
+            found = catalogue.find_individual(session, catalogue_id=catalogue_id, name=name)
+            if found is None:
+                return None
+            self._individuals[name] = found.id
         return self._individuals[name]
 
     def encounter(
