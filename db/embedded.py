@@ -47,6 +47,7 @@ _SETTINGS = {
     "maintenance_work_mem": "256MB",
     "max_wal_size": "1GB",
     "synchronous_commit": "on",
+    "random_page_cost": "1.1",
     "log_checkpoints": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
