@@ -7,6 +7,8 @@ make an OpenVINO graph and to run on CUDA, never to serve on a CPU.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import threading
 import warnings
 from collections.abc import Callable
@@ -177,6 +179,7 @@ def openvino_runner(
         run = _compile(core, ir, precision, threads)
         measured = agreement(run, preprocessing, golden)
         if measured >= (BF16_NEEDS if precision == "bf16" else REFUSE_BELOW):
+            _release_pages(ir.with_suffix(".bin"))
             return run
     check_agreement(measured, "OpenVINO on this CPU")
     raise AssertionError("unreachable: the last precision passed and was not returned")
@@ -206,6 +209,24 @@ def _compile(core: Any, ir: Path, precision: str, threads: int | None) -> Run:
         return np.stack(vectors), np.stack(features)
 
     return run
+
+
+def _release_pages(mapped: Path) -> None:
+    """Give back the resident pages of a read-only file mapping of this process (Linux).
+
+    OpenVINO keeps the weights file mapped after it has repacked the weights for this CPU: for both
+    networks that is a quarter of a gigabyte that nobody reads again. Were it read, it would be
+    paged in again from the file.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for line in maps.read_text("utf-8", "replace").splitlines():
+        span, permissions, *_, last = line.split(maxsplit=5)
+        if permissions.startswith("r--") and last == str(mapped.resolve()):
+            start, end = (int(address, 16) for address in span.split("-"))
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _cosines(a: Floats, b: Floats) -> Floats:
