@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from db.errors import NotFound
 from db.queries.copying import Float32s, Int64s, as_ids, fetch, id_array
 from db.types import Vector, vector_to_text
 
@@ -49,13 +50,28 @@ class LeftOut:
     encounter: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Companions:
+    """Annotations of some individuals: `ids` int64 (N,) ascending, `individuals` and `encounters`
+    text (N,): equal where they are the same. A photo without an encounter is one of its own."""
+
+    ids: Int64s
+    individuals: NDArray[np.str_]
+    encounters: NDArray[np.str_]
+
+
 def space_changes(session: Session, model_id: int, horizon: int) -> SpaceChanges:
-    """Changes since `horizon`: one statement, and a cheap one when there are none."""
+    """Changes since `horizon`: one statement, and a cheap one when there are none.
+
+    Raises:
+        NotFound: the vectors of the space were dropped.
+    """
     rows = fetch(
         session,
         """
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
                pg_current_xact_id_if_assigned()::text::bigint,
+               to_regclass('embedding_m' || %(model)s::text) IS NOT NULL,
                written.ids, written.txs, altered.ids, altered.txs
         FROM (SELECT array_agg(annotation_id) AS ids, array_agg(tx::text::bigint) AS txs
               FROM embedding WHERE model_id = %(model)s AND tx >= %(horizon)s::text::xid8
@@ -65,7 +81,9 @@ def space_changes(session: Session, model_id: int, horizon: int) -> SpaceChanges
         """,
         {"model": model_id, "horizon": str(horizon)},
     )
-    seen, own_tx, written_ids, written_txs, altered_ids, altered_txs = rows[0]
+    seen, own_tx, present, written_ids, written_txs, altered_ids, altered_txs = rows[0]
+    if not present:
+        raise NotFound("space_dropped", f"The vectors of the space {model_id} were dropped.")
     return SpaceChanges(
         horizon=seen,
         own_tx=own_tx,
@@ -126,6 +144,31 @@ def left_out(
     return LeftOut(
         own=tuple(id_ for id_, own in rows if own),
         encounter=tuple(id_ for id_, own in rows if not own),
+    )
+
+
+def companions(session: Session, model_id: int, ids: Int64s) -> Companions:
+    """All labelled annotations, with a vector in the space, of the individuals on these ones."""
+    rows = fetch(
+        session,
+        """
+        WITH wanted AS MATERIALIZED (
+            SELECT DISTINCT coalesce(named.merged_into_id, named.id) AS id
+            FROM annotation a JOIN individual named ON named.id = a.individual_id
+            WHERE a.id = ANY(%s::bigint[]))
+        SELECT a.id, wanted.id::text, coalesce('e' || a.encounter_id, 'm' || a.media_id)
+        FROM wanted
+        JOIN individual named ON coalesce(named.merged_into_id, named.id) = wanted.id
+        JOIN annotation a ON a.individual_id = named.id
+        JOIN embedding v ON v.model_id = %s AND v.annotation_id = a.id
+        ORDER BY a.id
+        """,
+        [id_array(ids), model_id],
+    )
+    return Companions(
+        ids=np.array([row[0] for row in rows], dtype=np.int64),
+        individuals=np.array([row[1] for row in rows], dtype=np.str_),
+        encounters=np.array([row[2] for row in rows], dtype=np.str_),
     )
 
 

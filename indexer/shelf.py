@@ -1,0 +1,170 @@
+"""Owns the spaces that a process holds in memory: loads them, renews them, one job at a time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from concurrent.futures import Executor, Future
+from pathlib import Path
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.queries import embeddings
+from db.queries.embeddings import SpaceRow
+from db.queries.search import space_changes
+from indexer.live import STALE_ROWS, Base, LiveSpace, memory_base, snapshot_base
+from indexer.snapshot import Snapshot, SnapshotStore, SnapshotUnusable
+
+log = logging.getLogger(__name__)
+
+MEMORY_ROWS = 5_000
+"""Up to here a space lives in memory: a float32 scan takes under a millisecond."""
+
+_BUILD_LOCK = 0x5E516875
+"""First half of the advisory lock under which one process builds a snapshot of a space."""
+_RETRY_S = 600.0
+
+
+class Loading(Exception):
+    """The space is not in memory yet."""
+
+
+class Shelf:
+    """Spaces by fingerprint. Readers take a `LiveSpace` by pointer; a new one replaces it."""
+
+    def __init__(
+        self, sessions: sessionmaker[Session], root: Path, background: Executor, *, in_memory: bool
+    ) -> None:
+        """With `in_memory` no snapshot is used: every space is compared with in float32."""
+        self._sessions = sessions
+        self._store = SnapshotStore(root)
+        self._background = background
+        self._in_memory = in_memory
+        self._lock = threading.Lock()
+        self._lives: dict[str, LiveSpace] = {}
+        self._jobs: dict[str, Future[None]] = {}
+        self._problems: dict[str, str] = {}
+        self._retry_at: dict[str, float] = {}
+
+    def known(self, fingerprint: str) -> SpaceRow | None:
+        """The space, if it is in memory."""
+        live = self._lives.get(fingerprint)
+        return live.space if live else None
+
+    def forget(self, space: SpaceRow) -> None:
+        """The space was dropped."""
+        with self._lock:
+            self._lives.pop(space.fingerprint, None)
+
+    def state_of(self, space: SpaceRow) -> tuple[LiveSpace | None, str]:
+        """The space, or None and why it is not in memory."""
+        live = self._lives.get(space.fingerprint)
+        default = "The vectors are not loaded yet."
+        return live, self._problems.get(space.fingerprint, default)
+
+    def live(self, space: SpaceRow, timeout_s: float | None) -> LiveSpace:
+        """The space, loaded first if need be.
+
+        Raises:
+            Loading: that takes longer than `timeout_s`; it goes on.
+            Exception: whatever loading failed with; the next call tries again.
+        """
+        live = self._lives.get(space.fingerprint)
+        if live is not None:
+            return live
+        try:
+            self._start(space).result(timeout_s)
+        except TimeoutError as problem:
+            raise Loading(space.fingerprint) from problem
+        return self._lives[space.fingerprint]
+
+    def rebuild_soon(self, space: SpaceRow) -> None:
+        """Renew the base in the background, unless that is under way or failed just now."""
+        if time.monotonic() >= self._retry_at.get(space.fingerprint, 0.0):
+            self._start(space)
+
+    def refresh(self, space: SpaceRow) -> None:
+        """Load the space, and renew its base if enough has changed, before returning."""
+        live = self.live(space, None)
+        with self._sessions() as session:
+            live.catch_up(session)
+        if live.stale:
+            self._start(space).result()
+
+    def _start(self, space: SpaceRow) -> Future[None]:
+        with self._lock:
+            job = self._jobs.get(space.fingerprint)
+            if job is None or job.done():
+                job = self._background.submit(self._run, space)
+                self._jobs[space.fingerprint] = job
+            return job
+
+    def _run(self, space: SpaceRow) -> None:
+        try:
+            with self._sessions() as session:
+                old = self._lives.get(space.fingerprint)
+                base = self._base(session, space) if old is None else self._renewed(session, old)
+                session.commit()
+                if base is None:
+                    return
+                live = LiveSpace(session, space, base)
+                live.catch_up(session)
+        except Exception as problem:
+            log.warning("Loading the space %s failed: %s", space.fingerprint[:12], problem)
+            self._problems[space.fingerprint] = f"Loading the vectors failed: {problem}"
+            self._retry_at[space.fingerprint] = time.monotonic() + _RETRY_S
+            raise
+        self._problems.pop(space.fingerprint, None)
+        with self._lock:
+            self._lives[space.fingerprint] = live
+
+    def _base(self, session: Session, space: SpaceRow) -> Base:
+        """The first base: the newest snapshot if it is of use, else one that is built now."""
+        if self._in_memory:
+            return memory_base(session, space)
+        snapshot = self._usable(session, space)
+        if snapshot is None and embeddings.count_vectors(session, space.id) > MEMORY_ROWS:
+            snapshot = self._built(session, space, after=-1)
+        return snapshot_base(snapshot) if snapshot else memory_base(session, space)
+
+    def _renewed(self, session: Session, old: LiveSpace) -> Base | None:
+        """A base to replace one that is stale; None to keep it."""
+        if not old.stale:
+            return None
+        space = old.space
+        if self._in_memory or embeddings.count_vectors(session, space.id) <= MEMORY_ROWS:
+            return memory_base(session, space)
+        snapshot = self._built(session, space, after=old.base.horizon)
+        return snapshot_base(snapshot) if snapshot else None
+
+    def _built(self, session: Session, space: SpaceRow, after: int) -> Snapshot | None:
+        """A snapshot newer than transaction `after`, built here unless another process just did;
+        None if it could not be built."""
+        session.execute(
+            text("SELECT pg_advisory_xact_lock(:lock, :model)"),
+            {"lock": _BUILD_LOCK, "model": space.id},
+        )
+        other = self._usable(session, space)
+        if other is not None and other.manifest.horizon_tx > after:
+            return other
+        try:
+            snapshot = self._store.build(session, space)
+            session.commit()
+        except (OSError, SnapshotUnusable) as problem:
+            session.rollback()
+            log.warning("No snapshot of %s could be built: %s", space.fingerprint[:12], problem)
+            self._retry_at[space.fingerprint] = time.monotonic() + _RETRY_S
+            return None
+        return snapshot
+
+    def _usable(self, session: Session, space: SpaceRow) -> Snapshot | None:
+        """The newest intact snapshot, if less changed since than it holds."""
+        snapshot = self._store.newest(session, space)
+        if snapshot is None:
+            return None
+        manifest = snapshot.manifest
+        changes = space_changes(session, space.id, manifest.horizon_tx)
+        changed = len(changes.written) + len(changes.altered)
+        return snapshot if changed <= max(STALE_ROWS, manifest.count) else None
