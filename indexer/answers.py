@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from indexer.search import Histogram, Receipt
+from indexer.search import Receipt
+from indexer.true_matches import Histogram
 
 DefaultStatus = Literal["given", "low_confidence", "unmapped_slot", "withheld", "unavailable"]
 NoveltyVerdict = Literal["known", "uncertain", "probably_new"]

@@ -76,24 +76,29 @@ def active_bundle(session: Session) -> str | None:
 
 def register_serving(sessions: sessionmaker[Session], serving: Serving) -> ActiveSpace:
     """Registers the loaded bundle's space and head, and takes the space into use where none is,
-    or where the one in use holds no vector yet."""
-    with sessions.begin() as session:
-        if serving.embedder is None:
-            return ActiveSpace(
-                embeddings.active_space(session, SLOT),
-                None,
-                Notice("no_embedder", "No embedding model is loaded, so nothing can be searched."),
-            )
-        space, head_id = _register(session, serving)
-        active = embeddings.active_space(session, SLOT)
-        if active is None or (
-            active.id != space.id and embeddings.count_vectors(session, active.id) == 0
-        ):
-            embeddings.set_slot(session, SLOT, space.id)
-            active = space
-        if active.id == space.id:
-            return ActiveSpace(space, head_id, None)
-        return ActiveSpace(active, head_id, _other_space(active, space))
+    or where the one in use holds no vector yet. A bundle that the database refuses is a problem in
+    the answer, never an exception."""
+    try:
+        with sessions.begin() as session:
+            if serving.embedder is not None:
+                return _take_into_use(session, *_register(session, serving))
+    except (Conflict, Invalid) as error:
+        problem = Notice(error.code, f"The bundle {serving.bundle} cannot be used: {error.detail}")
+    else:
+        problem = Notice("no_embedder", "No embedding model is loaded, so nothing can be searched.")
+    with sessions() as session:
+        return ActiveSpace(embeddings.active_space(session, SLOT), None, problem)
+
+
+def _take_into_use(session: Session, space: SpaceRow, head_id: int | None) -> ActiveSpace:
+    active = embeddings.active_space(session, SLOT)
+    unused = active is not None and embeddings.count_vectors(session, active.id) == 0
+    if active is None or (active.id != space.id and unused):
+        embeddings.set_slot(session, SLOT, space.id)
+        active = space
+    if active.id == space.id:
+        return ActiveSpace(space, head_id, None)
+    return ActiveSpace(active, head_id, _other_space(active, space))
 
 
 def activate(

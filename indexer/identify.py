@@ -17,9 +17,9 @@ from uuid import UUID, uuid4
 import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import NotFound
+from db.errors import Invalid, NotFound
 from db.queries import catalogue, embeddings, records
-from db.queries.catalogue import IndividualRow, MediaRow
+from db.queries.catalogue import AnnotationRow, IndividualRow, MediaRow
 from db.queries.embeddings import SlotRow, SpaceRow
 from db.queries.filters import SearchFilters
 from db.queries.media import annotations_on
@@ -43,7 +43,7 @@ from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
 from indexer.novelty import judge_novelty
-from indexer.search import Searcher, SearchRequest, SearchResult, SearchUnavailable
+from indexer.search import Searcher, SearchRequest, SearchResult, SearchUnavailable, WrongSpace
 from models.bundles import Serving
 from models.embedder import Floats, l2_normalize
 from models.gate import AbsentGate, GateDecision
@@ -211,7 +211,7 @@ class Identifier:
         with self._sessions.begin() as session:
             media = [_media_row(session, s, f) for s, f in zip(seen, stored, strict=True)]
             known = [_known_photo(session, row) for row in media]
-            asked = _with_own_encounter(options, known)
+            asked = _with_encounter(session, options, known)
             searched = self._search(session, look, media, asked, timings)
             default = self._default_answer(session, look)
             matches = searched.matches if searched else ()
@@ -252,10 +252,19 @@ class Identifier:
 
         Raises:
             WrongSpace: `fingerprint` is not the space that is searched.
-            ValueError: the vector is zero or not finite.
+            Invalid: the vector is zero or not finite.
+            NotFound: `exclude_encounter` names no encounter.
         """
-        row = l2_normalize(np.asarray([vector], dtype=np.float32))
-        request = self._request(row, options, fingerprint=fingerprint)
+        space = self._searched_space()
+        if fingerprint != space.fingerprint:
+            raise WrongSpace(
+                f"The vector is of the space {fingerprint!r}, but {space.name} {space.version} is "
+                f"searched, whose fingerprint is {space.fingerprint!r}; two spaces are never "
+                "compared. Embed the photo with that model, or send the photo to /v1/identify."
+            )
+        if isinstance(options.exclude_encounter, UUID):
+            catalogue.get_encounter(session, options.exclude_encounter)
+        request = self._request(_unit_row(vector), options, fingerprint=fingerprint)
         return _searched(session, self._searcher.search(session, request))
 
     def search_annotation(
@@ -276,12 +285,9 @@ class Identifier:
         annotation = catalogue.get_annotation(session, annotation_id)
         vector = self._stored_vector(session, space, annotation_id)
         media = catalogue.get_media(session, annotation.media_id)
-        own = annotation.encounter_id if options.exclude_encounter == "own" else None
-        request = self._request(
-            vector[None, :],
-            replace(options, exclude_encounter=own) if own else options,
-            fingerprint=space.fingerprint,
-        )
+        known = _known_photo_of(annotation)
+        asked = _with_encounter(session, options, [known])
+        request = self._request(vector[None, :], asked, fingerprint=space.fingerprint)
         if exclude_self:
             request = replace(
                 request,
@@ -534,6 +540,18 @@ def _ms_since(started: float) -> float:
     return round((time.perf_counter() - started) * 1000, 3)
 
 
+def _unit_row(vector: Sequence[float]) -> Floats:
+    """float32 (1, D) of unit length from what a caller sent."""
+    with np.errstate(over="ignore"):
+        row = np.asarray([vector], dtype=np.float32)
+    try:
+        return l2_normalize(row)
+    except ValueError as error:
+        raise Invalid(
+            "vector_invalid", f"The vector has no direction: {error}. Send finite numbers."
+        ) from error
+
+
 def _media_row(session: Session, seen: _Seen, stored: _Stored) -> MediaRow:
     return catalogue.ensure_media(
         session,
@@ -555,19 +573,25 @@ def _known_photo(session: Session, media: MediaRow) -> KnownPhoto | None:
     annotations = annotations_on(session, media.id)
     if not annotations:
         return None
-    found = min(annotations, key=lambda a: (a.individual_id is None, a.id))
+    return _known_photo_of(min(annotations, key=lambda a: (a.individual_id is None, a.id)))
+
+
+def _known_photo_of(found: AnnotationRow) -> KnownPhoto:
     individual = (
         IndividualRef(str(found.individual_id), found.individual_name or "", found.taxon)
         if found.individual_id is not None
         else None
     )
     encounter = str(found.encounter_id) if found.encounter_id is not None else None
-    return KnownPhoto(str(found.id), str(media.id), encounter, individual)
+    return KnownPhoto(str(found.id), str(found.media_id), encounter, individual)
 
 
-def _with_own_encounter(
-    options: IdentifyOptions, known: Sequence[KnownPhoto | None]
+def _with_encounter(
+    session: Session, options: IdentifyOptions, known: Sequence[KnownPhoto | None]
 ) -> IdentifyOptions:
+    """The same with `own` replaced by the encounter it means; an id must exist."""
+    if isinstance(options.exclude_encounter, UUID):
+        catalogue.get_encounter(session, options.exclude_encounter)
     if options.exclude_encounter != "own":
         return options
     own = next((photo.encounter_id for photo in known if photo and photo.encounter_id), None)

@@ -210,25 +210,18 @@ def open_database(settings: Settings) -> Database:
     return Database(engine, make_sessions(engine))
 
 
-def open_resight(settings: Settings) -> Resight:
+def open_resight(settings: Settings, *, serving: Serving | None = None) -> Resight:
     """Opens the database, loads what can be loaded, and takes the space into use.
 
     A broken model never stops this: it degrades identification, and `readiness` says why.
+    `serving` is used instead of the installed bundles where the caller has loaded one.
 
     Raises:
         UnsupportedDatabase, SchemaMismatch: as `open_database`.
     """
     database = open_database(settings)
     limits = DecodeLimits(settings.max_photo_bytes, settings.max_photo_pixels)
-    with database.sessions() as session:
-        preferred = settings.model or active_bundle(session)
-    serving = load_serving(
-        settings.models_dir,
-        preferred=preferred,
-        device=settings.device,
-        gate_config=settings.gate_config or GATE_CONFIG,
-        threads=settings.threads or None,
-    )
+    serving = serving or _load(settings, database)
     active = register_serving(database.sessions, serving)
     notices = _notices(serving, active)
     store = MediaStore(settings.media_dir, limits)
@@ -275,6 +268,18 @@ def open_resight(settings: Settings) -> Resight:
         searcher=searcher,
         identifier=identifier,
         curator=curator,
+    )
+
+
+def _load(settings: Settings, database: Database) -> Serving:
+    with database.sessions() as session:
+        preferred = settings.model or active_bundle(session)
+    return load_serving(
+        settings.models_dir,
+        preferred=preferred,
+        device=settings.device,
+        gate_config=settings.gate_config or GATE_CONFIG,
+        threads=settings.threads or None,
     )
 
 

@@ -60,7 +60,7 @@ def list_individuals(
 ) -> IndividualPage:
     """A walk over all pages gives no individual twice and misses none that was there."""
     page = catalogue.list_individuals(
-        session, text_in_name=text, taxon=taxon, limit=limit, cursor=cursor
+        session, text=text, taxon=taxon, limit=limit, cursor=cursor
     )
     if page.next_cursor is not None:
         asked = {"text": text, "taxon": taxon, "limit": limit, "cursor": page.next_cursor}
