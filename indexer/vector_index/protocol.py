@@ -8,7 +8,7 @@ every index, however coarse, leads to the same answer as comparing with every ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -60,7 +60,7 @@ class Part:
     """One index of several that make up a space, less the ids that no longer count there."""
 
     index: VectorIndex
-    hidden: Ids = NO_IDS
+    hidden: Ids = field(default_factory=lambda: NO_IDS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
