@@ -95,7 +95,6 @@ def start(data_dir: Path) -> EmbeddedServer:
     cluster = data_dir / "postgres"
     found = _running(cluster)
     if found is None:
-        data_dir.mkdir(parents=True, exist_ok=True)
         with _locked(data_dir):
             found = _running(cluster) or _start(cluster)
     return EmbeddedServer(_url(found.socket_dir, DATABASE), data_dir)
@@ -118,7 +117,18 @@ def stop(data_dir: Path) -> bool:
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
-    with (data_dir / "postgres.lock").open("w") as handle:
+    """One process at a time starts or stops the server on a directory."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        handle = (data_dir / "postgres.lock").open("w")
+    except OSError as error:
+        raise UnsupportedDatabase(
+            "data_dir_not_writable",
+            f"The data directory {data_dir} cannot be written to ({error.strerror}); choose "
+            "another one with RESIGHT_DATA_DIR.",
+            path=str(data_dir),
+        ) from error
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -150,7 +160,7 @@ def _read_pid_file(cluster: Path) -> _Postmaster | None:
     """What `postmaster.pid` says; its lines: pid, directory, start, port, socket directory, …"""
     try:
         lines = (cluster / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
         raise UnsupportedDatabase(
@@ -228,7 +238,8 @@ def _start(cluster: Path) -> _Postmaster:
     binaries = _binaries()
     account = _account(cluster)
     _let_in(account, cluster)
-    _let_in(account, binaries / "postgres")
+    _let_in(account, binaries)
+    _open_up(account, binaries.parent)
     _initialise(cluster, binaries, account)
     if (booting := _await_ready(cluster, None, deadline)) is None:
         _wait_gone(cluster, deadline)
@@ -476,6 +487,16 @@ def _let_in(account: _Account, path: Path) -> None:
                 f"{parent}. Run `chmod o+x {parent}`, or choose another RESIGHT_DATA_DIR.",
                 path=str(parent),
             ) from error
+
+
+def _open_up(account: _Account, tree: Path) -> None:
+    """Let everyone read the server's programs, where root installed them for itself alone."""
+    if account.uid is None or (tree / "bin/postgres").stat().st_mode & stat.S_IXOTH:
+        return
+    for path in (tree, *tree.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
 
 
 def _grant_passage(directory: Path, uid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -121,6 +122,15 @@ def get_media(session: Session, media_id: int) -> MediaRow:
     if row is None:
         raise NotFound("media_unknown", f"No photo has the id {media_id}.", media_id=media_id)
     return MediaRow(*row)
+
+
+def known_media(session: Session, sha256s: Sequence[str]) -> set[str]:
+    """Which of these photos have a row."""
+    rows = session.scalars(
+        text("SELECT sha256 FROM media_asset WHERE sha256 = ANY(:sha256s)"),
+        {"sha256s": list(sha256s)},
+    )
+    return set(rows)
 
 
 def list_media(session: Session, *, after_id: int = 0, limit: int = 1000) -> list[MediaRow]:

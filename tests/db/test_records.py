@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -138,7 +139,7 @@ def test_the_audit_trail_is_one_chain_even_under_concurrency(
     entries = [*first.items, *second.items][::-1]
     assert [entry.id for entry in entries] == sorted(numbers)
     assert entries[0].previous_hash == "0" * 64
-    for before, after in zip(entries, entries[1:], strict=False):
+    for before, after in itertools.pairwise(entries):
         assert after.previous_hash == before.hash
 
 
