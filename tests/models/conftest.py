@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +141,88 @@ def plain_forward(backbone: Any, linear: Any, photo: NDArray[np.uint8]) -> tuple
 
 
 @pytest.fixture(scope="session")
-def installed(effb4: Published, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed(effb4: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the full-size bundle in it."""
     from models.bundles import install
 
     models_dir = tmp_path_factory.mktemp("models")
     install(effb4.folder, models_dir)
-    yield models_dir
+    return models_dir
+
+
+TINY = "test_efficientnet"
+"""timm's smallest EfficientNet, 0.4 million weights: the same code path in milliseconds."""
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A bundle's source folder with the smallest network, and the recipe's parts to vary."""
+
+    folder: Path
+    state: dict[str, Any]
+    classes: list[str]
+
+
+def write_tiny(folder: Path, state: dict[str, Any], classes: list[str], name: str = "tiny") -> None:
+    """A source folder with `bundle.toml`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in state.items()}, folder / "w.safetensors")
+    write_labels(folder, classes, npy=False)
+    (folder / "bundle.toml").write_text(
+        f"""
+        name = "{name}"
+        version = "3"
+        stage = "{name}"
+        architecture = "{TINY}"
+        dim = 64
+        licence = "Apache-2.0"
+        scale = 20.0
+        min_probability = 0.1
+        [preprocessing]
+        height_px = 96
+        width_px = 128
+        interpolation = "bilinear"
+        mean = [0.485, 0.456, 0.406]
+        std = [0.229, 0.224, 0.225]
+        [files]
+        checkpoint = "w.safetensors"
+        classes = "classes.json"
+        species = "species.csv"
+        """,
+        "utf-8",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_state() -> dict[str, Any]:
+    """float16 weights of the smallest network with ten slots, as the starter stores them."""
+    import torch
+
+    from models.arcface import Architecture, build_network
+
+    torch.manual_seed(11)
+    network = build_network(Architecture(TINY, 64, "forward_features"))
+    calibrate_norms(network.model, 96)
+    state = dict(network.state_dict()) | {"arc.weight": torch.randn(10, 64)}
+    return {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_state: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """A source folder that installs in a second; do not write into it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    classes = class_names(8)
+    write_tiny(folder, tiny_state, classes)
+    return Tiny(folder, tiny_state, classes)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the tiny bundle; copy it before you break it."""
+    from models.bundles import install
+
+    models_dir = tmp_path_factory.mktemp("tiny-models")
+    install(tiny.folder, models_dir)
+    return models_dir
