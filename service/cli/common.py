@@ -210,7 +210,7 @@ class Step(Protocol):
 
 @contextmanager
 def bar(label: str, *, unit: str = "photos") -> Iterator[Step]:
-    """A progress bar with throughput on standard error; plain lines where nobody watches."""
+    """A progress bar with throughput on standard error; one line where it is no terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -234,6 +234,8 @@ def bar(label: str, *, unit: str = "photos") -> Iterator[Step]:
         PerSecond(),
         TimeRemainingColumn(),
     )
+    if not err.is_terminal:
+        err.print(f"{label} …")
     with Progress(*columns, console=err, disable=not err.is_terminal) as progress:
         task = progress.add_task(label, total=None)
 
