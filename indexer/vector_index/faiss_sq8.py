@@ -98,8 +98,7 @@ def write(path: Path, vectors: Vectors) -> float:
         dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(vectors), _BLOCK_ROWS)]
-    low = np.full(dim, np.inf, dtype=np.float32)
-    high = np.full(dim, -np.inf, dtype=np.float32)
+    low = high = vectors[0] if len(vectors) else np.zeros(dim, dtype=np.float32)
     for block in blocks:
         low = np.minimum(low, vectors[block].min(axis=0))
         high = np.maximum(high, vectors[block].max(axis=0))

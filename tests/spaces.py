@@ -1,0 +1,138 @@
+"""A catalogue filled at once with vectors, individuals and encounters, for tests of the search."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.queries import catalogue, embeddings
+from db.queries.embeddings import SpaceRow
+
+_NAMESPACE = UUID("6b1f7a52-6d4b-4c8e-9a53-1f0f7f3d9c10")
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """`ids[i]` is the annotation of row i; `who[n]` the individual with the number n."""
+
+    space: SpaceRow
+    ids: NDArray[np.int64]
+    who: dict[int, UUID]
+
+
+def individual_id(number: int) -> UUID:
+    return uuid5(_NAMESPACE, f"individual {number}")
+
+
+def encounter_id(number: int) -> UUID:
+    return uuid5(_NAMESPACE, f"encounter {number}")
+
+
+def sha256_of(annotation_id: int) -> str:
+    return hashlib.sha256(str(annotation_id).encode()).hexdigest()
+
+
+def make_space(session: Session, dim: int, fingerprint: str = "f" * 64) -> SpaceRow:
+    return embeddings.register_space(
+        session,
+        name="test",
+        version=fingerprint[:8],
+        fingerprint=fingerprint,
+        dim=dim,
+        preprocessing={"size": 8},
+        licence="CC0",
+        digest="d",
+    )
+
+
+def fill(
+    session: Session,
+    space: SpaceRow,
+    vectors: NDArray[np.float32],
+    individuals: Sequence[int | None],
+    encounters: Sequence[int | None] | None = None,
+    ids: Sequence[int] | None = None,
+    hashes: Sequence[int | None] | None = None,
+) -> Filled:
+    """One photo and annotation for each row; None is an annotation nobody has named.
+
+    Equal numbers mean the same individual or encounter, in every call.
+    """
+    main = catalogue.default_catalogue(session).id
+    numbers = sorted({number for number in individuals if number is not None})
+    meetings = sorted({number for number in encounters or () if number is not None})
+    made = list(ids) if ids is not None else [next(_numbers) for _ in vectors]
+    _insert(
+        session,
+        "INSERT INTO individual (id, catalogue_id) VALUES (:id, :main) ON CONFLICT DO NOTHING",
+        [{"id": individual_id(number), "main": main} for number in numbers],
+    )
+    _insert(
+        session,
+        "INSERT INTO individual_name (individual_id, catalogue_id, name, is_primary)"
+        " VALUES (:id, :main, :name, true) ON CONFLICT DO NOTHING",
+        [{"id": individual_id(n), "main": main, "name": f"i{n}"} for n in numbers],
+    )
+    _insert(
+        session,
+        "INSERT INTO encounter (id, catalogue_id) VALUES (:id, :main) ON CONFLICT DO NOTHING",
+        [{"id": encounter_id(number), "main": main} for number in meetings],
+    )
+    _insert(
+        session,
+        "INSERT INTO media_asset (id, sha256, media_type, byte_size, width_px, height_px,"
+        " perceptual_hash) VALUES (:id, :sha256, 'image/png', 1, 9, 9, :hash)",
+        [
+            {"id": id_, "sha256": sha256_of(id_), "hash": hash_}
+            for id_, hash_ in zip(made, hashes or [None] * len(made), strict=True)
+        ],
+    )
+    _insert(
+        session,
+        "INSERT INTO annotation (id, catalogue_id, media_id, individual_id, encounter_id)"
+        " VALUES (:id, :main, :id, :who, :met)",
+        [
+            {
+                "id": id_,
+                "main": main,
+                "who": None if who is None else individual_id(who),
+                "met": None if met is None else encounter_id(met),
+            }
+            for id_, who, met in zip(
+                made, individuals, encounters or [None] * len(made), strict=True
+            )
+        ],
+    )
+    embeddings.put_vectors(session, space.id, made, vectors)
+    return Filled(
+        space, np.array(made, dtype=np.int64), {number: individual_id(number) for number in numbers}
+    )
+
+
+def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    wide = rows.astype(np.float64)
+    return (wide / np.linalg.norm(wide, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clustered(
+    individuals: Sequence[int], dim: int, spread: float = 0.6, seed: int = 0
+) -> NDArray[np.float32]:
+    """Unit vectors like those of a re-identification network: one tight cluster each."""
+    rng = np.random.default_rng(seed)
+    centres = unit(rng.standard_normal((max(individuals, default=0) + 1, dim)))
+    noise = rng.standard_normal((len(individuals), dim)) / np.sqrt(dim)
+    return unit(centres[np.array(individuals, dtype=np.int64)] + spread * noise)
+
+
+def _insert(session: Session, statement: str, rows: list[dict[str, object]]) -> None:
+    if rows:
+        session.execute(text(statement), rows)
