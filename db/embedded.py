@@ -35,6 +35,7 @@ START_TIMEOUT_S = 120.0
 """Recovery after a crash replays the log before the server answers."""
 LOG_LIMIT_BYTES = 10 * 2**20
 
+_PROC = Path("/proc")
 _SERVICE_USER = "pgserver"
 _PORT = 5432
 _SOCKET_PATH_BYTES = 103
@@ -177,39 +178,56 @@ def _read_pid_file(cluster: Path) -> _Postmaster | None:
 
 def _is_postmaster(pid: int, cluster: Path) -> bool:
     """Whether the process is a live PostgreSQL of this cluster, not a stranger with its old pid."""
+    if not _is_running(pid):
+        return False
+    # Without /proc on this system, the pid alone has to do.
+    return not _PROC.exists() or _working_directory(pid) == str(cluster)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process lives; a dead one whose parent has not collected it yet does not."""
     try:
+        if _PROC.exists():
+            state = (_PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            return state not in {"Z", "X"}
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return False
-    except PermissionError:
-        return True
-    state = Path(f"/proc/{pid}/stat")
-    if not state.exists():  # no /proc on this system: the pid alone has to do
-        return True
+    return True
+
+
+def _working_directory(pid: int) -> str | None:
+    link = _PROC / f"{pid}/cwd"
     try:
-        # A dead process whose parent has not collected it yet (Z) still answers to signals.
-        alive = state.read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
-        return alive and Path(os.readlink(f"/proc/{pid}/cwd")) == cluster
+        return os.readlink(link)
     except FileNotFoundError:
-        return False
+        return None
     except PermissionError:
-        return True
+        if os.geteuid() != 0:
+            return None  # another user's process is not our server
+    # Root in a container may lack the right to look into other users' processes; they may look.
+    with suppress(FileNotFoundError):
+        owner = (_PROC / str(pid)).stat()
+        looked = subprocess.run(
+            ["readlink", str(link)],
+            capture_output=True,
+            text=True,
+            check=False,
+            **_Account(owner.st_uid, owner.st_gid).popen_options(),  # type: ignore[call-overload]
+        )
+        return looked.stdout.removesuffix("\n") or None
+    return None
 
 
 def _cluster_pids(cluster: Path) -> list[int]:
-    """Every live server process whose working directory is the cluster, orphaned children too."""
+    """Every live process of the cluster, children that outlived the server too."""
     postmaster = _read_pid_file(cluster)
-    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    if not pids and postmaster is not None:
-        pids = [postmaster.pid]
-    return [pid for pid in pids if _works_in(pid, cluster) and _is_postmaster(pid, cluster)]
-
-
-def _works_in(pid: int, cluster: Path) -> bool:
-    try:
-        return Path(os.readlink(f"/proc/{pid}/cwd")) == cluster
-    except (FileNotFoundError, PermissionError):
-        return not Path("/proc/self").exists()
+    pids = [] if postmaster is None else [postmaster.pid]
+    for entry in _PROC.glob("[0-9]*/comm"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if entry.read_text().strip() == "postgres":
+                pids.append(int(entry.parent.name))
+    return [pid for pid in sorted(set(pids)) if _is_postmaster(pid, cluster)]
 
 
 def _wait_gone(cluster: Path, deadline: float) -> None:
@@ -265,23 +283,10 @@ def _await_ready(cluster: Path, pid: int | None, deadline: float) -> _Postmaster
         alive = found is not None and _is_postmaster(found.pid, cluster)
         if found is not None and alive and found.ready and _answers(found.socket_dir, "postgres"):
             return found
-        if not alive and (pid is None or not _exists(pid)):
+        if not alive and (pid is None or not _is_running(pid)):
             return None
         time.sleep(0.02)
     return None
-
-
-def _exists(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _launch(cluster: Path, binaries: Path, account: _Account, socket_dir: Path) -> int:
@@ -322,7 +327,7 @@ def _drop_dead_locks(cluster: Path) -> None:
     of the cluster is known to be gone here, so nothing is left for the files to protect.
     """
     postmaster = _read_pid_file(cluster)
-    if postmaster is not None and Path(f"/proc/{postmaster.pid}").exists():
+    if postmaster is not None and (_PROC / str(postmaster.pid)).exists():
         (postmaster.socket_dir / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
         (cluster / "postmaster.pid").unlink(missing_ok=True)
 
