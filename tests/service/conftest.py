@@ -13,6 +13,7 @@ from models.bundles import Serving
 from service.app import create_app
 from service.runtime import Resight, open_resight
 from service.settings import Settings
+from tests.conftest import TestServer
 from tests.service.small import serving_of
 
 Service = Callable[..., TestClient]
@@ -49,3 +50,18 @@ def serve(settings: Settings) -> Iterator[Service]:
 @pytest.fixture
 def client(serve: Service) -> TestClient:
     return serve()
+
+
+@pytest.fixture(scope="module")
+def shared_client(
+    server: TestServer, template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient]:
+    """One service for tests that only ask, or that clean up by being refused."""
+    url = server.new_database(template)
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), database_url=SecretStr(url))
+    resight = open_resight(settings, serving=serving_of())
+    app = create_app(settings, resight=resight)
+    with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
+        yield client
+    resight.close()
+    server.drop_database(url)

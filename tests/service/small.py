@@ -67,18 +67,16 @@ class StructureGate:
 
 
 def scene(seed: int, *, shift: int = 0, size: tuple[int, int] = (240, 160)) -> bytes:
-    """A JPEG of blotches; another `shift` is another photo of the same scene."""
+    """A JPEG of blotches; another `shift` is another photo of the same scene: other grain, and a
+    dark pattern of its own over it, enough for a perceptual hash to tell the two apart."""
     rng = np.random.default_rng(seed)
-    small = rng.uniform(0, 255, (6, 6, 3)).astype(np.uint8)
+    small = rng.uniform(60, 255, (6, 6, 3)).astype(np.uint8)
     image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
-    grain = np.random.default_rng((seed, shift)).normal(0, 6, (size[1], size[0], 3))
-    pixels = np.clip(np.asarray(image) * (1 - 0.03 * shift) + grain, 0, 255).astype(np.uint8)
-    # The corners tell shifts apart for a perceptual hash: another photo is no near-duplicate.
-    for corner in range(8):
-        if shift >> corner & 1:
-            x = corner * size[0] // 8
-            pixels[: size[1] // 8, x : x + size[0] // 12] = 255 - pixels[:1, :1]
-    return jpeg(pixels)
+    own = np.random.default_rng((seed, shift))
+    grain = own.normal(0, 6, (size[1], size[0], 3))
+    pattern = Image.fromarray(own.integers(0, 2, (8, 9)).astype(np.uint8) * 60).resize(size)
+    pixels = np.asarray(image).astype(float) + grain - np.asarray(pattern)[:, :, None]
+    return jpeg(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
 def jpeg(pixels: Rgb) -> bytes:

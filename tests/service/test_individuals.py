@@ -172,9 +172,7 @@ def test_search_by_vector_needs_the_fingerprint_of_its_space(client: TestClient)
         response = client.post("/v1/search", json=body)
         assert (response.status_code, response.json()["code"]) == (422, code), body
     nan = json.dumps({"vector": [float("nan")] * len(vector), "fingerprint": fingerprint})
-    response = client.post(
-        "/v1/search", content=nan, headers={"Content-Type": "application/json"}
-    )
+    response = client.post("/v1/search", content=nan, headers={"Content-Type": "application/json"})
     assert response.status_code == 422
 
 
