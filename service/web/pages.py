@@ -24,7 +24,7 @@ from db.queries import catalogue
 from service.deps import get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
-from service.web.view import plural
+from service.web.view import plural, sentence
 
 log = logging.getLogger("resight")
 
@@ -144,8 +144,10 @@ def _problem(error: Exception) -> Problem:
 def _draw_problem(request: Request, problem: Problem) -> Response:
     shown = ProblemView(
         _title(problem.status),
-        problem.detail,
-        tuple(dict.fromkeys(e.detail for e in problem.errors if e.detail != problem.detail)),
+        sentence(problem.detail),
+        tuple(
+            dict.fromkeys(sentence(e.detail) for e in problem.errors if e.detail != problem.detail)
+        ),
     )
     context: dict[str, Any] = {"problem": shown}
     if problem.status in (401, 403):

@@ -358,18 +358,19 @@ def add_individual(
             [],
             query_id=query_id,
             principal=principal.name,
-        )
+        ).answer
     except (Conflict, Invalid) as error:
         return _not_added(request, query_id, error, name, taxon)
     url = f"/individuals/{added.individual.id}"
     if not is_fragment(request):
         return RedirectResponse(url, status_code=303)
     findable = sum(photo.embedded for photo in added.photos)
-    detail = (
-        f"{view.plural(len(added.photos), 'photo')} added, {findable} can be found from now on."
-    )
+    count = view.plural(len(added.photos), "photo")
+    notices = [view.sentence(notice.detail) for notice in added.notices]
     told = AddedView(
-        added.individual.name, url, " ".join((detail, *(n.detail for n in added.notices)))
+        name=added.individual.name,
+        url=url,
+        detail=" ".join((f"{count} added, {findable} can be found from now on.", *notices)),
     )
     return render(request, "_added.html", added=told)
 

@@ -227,7 +227,7 @@ class _Headline:
 
 
 def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
-    """The one thing to read first: rejected, known photo, named, new, or look for yourself."""
+    """The one thing to read first: known photo, rejected, new, named, or look for yourself."""
     known = answer.get("known_photo")
     if known and known.get("individual"):
         return _known_photo(individual_of(known["individual"]))
@@ -238,31 +238,37 @@ def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
             "The gate takes this for something other than a marine mammal, so no individual is "
             "suggested.",
         )
+    if candidates and _verdict(answer) == "probably_new":
+        return _probably_new(answer["default_answer"])
     if answer["default_answer"]["status"] == "given":
         return _named(answer)
     if not candidates:
         return _nothing_found(answer.get("receipt"))
-    if _verdict(answer) == "probably_new":
-        return _Headline(
-            "new",
-            "Probably new",
-            "Even the best candidate scores lower than photos of one animal usually do. "
-            "Look through the candidates; if none is it, add it to the catalogue.",
+    return _most_like(candidates[0].individual, _verdict(answer))
+
+
+def _probably_new(default: Json) -> _Headline:
+    lead = "Even the best candidate scores lower than photos of one animal usually do."
+    if default["status"] == "given":
+        # The head must choose among the names it has: a stranger gets the least unlikely one.
+        lead += (
+            f" The model's own answer is {default['individual']['name']}: do not take it as it is."
         )
-    best = candidates[0]
+    return _Headline(
+        "new",
+        "Probably new",
+        f"{lead} Look through the candidates; if none is it, add it to the catalogue.",
+    )
+
+
+def _most_like(best: IndividualView, verdict: str | None) -> _Headline:
     lead = (
         "Photos of one animal usually score like this. The model gives no name by itself, so "
         "compare before you decide."
-        if _verdict(answer) == "known"
+        if verdict == "known"
         else "The score alone does not settle it: compare the candidates side by side."
     )
-    return _Headline(
-        "plain",
-        f"Most like {best.individual.name}",
-        lead,
-        best.individual.species,
-        best.individual.url,
-    )
+    return _Headline("plain", f"Most like {best.name}", lead, best.species, best.url)
 
 
 def _verdict(answer: Json) -> str | None:
@@ -283,9 +289,7 @@ def _known_photo(individual: IndividualView) -> _Headline:
 def _named(answer: Json) -> _Headline:
     individual = individual_of(answer["default_answer"]["individual"])
     agreement = answer.get("agreement")
-    if _verdict(answer) == "probably_new":
-        lead = "The model names this individual, yet its photos score unusually low: look closely."
-    elif agreement is True:
+    if agreement is True:
         lead = "The model and the nearest photos of the catalogue agree."
     elif agreement is False:
         lead = (
@@ -330,7 +334,7 @@ def _photo(photo: Json) -> PhotoView:
         thumb=media_url(media_id, 960) if media_id else None,
         full=media_url(media_id, VIEW_PX) if media_id else None,
         size=f"{width} × {height}" if width and height else "",
-        problem=str(error["detail"]) if error else None,
+        problem=sentence(error["detail"]) if error else None,
     )
 
 
@@ -338,13 +342,18 @@ def _gate(gate: Json) -> GateView:
     score, threshold = gate.get("score"), gate.get("threshold")
     reason, model = gate.get("reason"), gate.get("model")
     if gate["state"] == "abstained":
-        note = str(reason or "The gate cannot judge this photo.")
+        note = sentence(reason or "the gate cannot judge this photo")
     elif threshold is None:
         note = str(model)
     else:
         note = f"Accepted from {threshold:.2f} on · {model}"
     labels = {"accepted": "Accepted", "rejected": "Rejected", "abstained": "No judgement"}
     return GateView(labels[gate["state"]], score, threshold, note)
+
+
+def sentence(text: str) -> str:
+    """A clause of the lower layers as a sentence."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _default(default: Json) -> DefaultView:
@@ -508,6 +517,8 @@ def _timings(timings: Json) -> tuple[Timing, ...]:
     return tuple(
         Timing(_stage_label(stage), float(timings[stage]), round(timings[stage] / longest * 100, 1))
         for stage in sorted(timings, key=place)
+        # The same work as `search`, seen from inside.
+        if stage != "search_total"
     )
 
 

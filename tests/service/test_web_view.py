@@ -50,7 +50,13 @@ def answer(**changes: Any) -> dict[str, Any]:
             "fingerprint": "abc",
             "snapshot": None,
             "delta": 3,
-            "timings_ms": {"total": 20.0, "decode": 2.0, "search": 10.0},
+            "timings_ms": {
+                "total": 20.0,
+                "search_scan": 6.0,
+                "search_total": 9.0,
+                "search": 10.0,
+                "decode": 2.0,
+            },
         },
         "novelty": {
             "verdict": "known",
@@ -100,6 +106,9 @@ REJECTED = {"state": "rejected", "score": 0.03, "threshold": 0.52, "model": "cli
          "No whale or dolphin seen", "rejected"),
         ({"novelty": {"verdict": "probably_new", "best_score": 0.2, "n": 0, "explanation": "",
                       "reference": None, "other": None}}, "Probably new", "new"),
+        ({"novelty": {"verdict": "probably_new", "best_score": 0.2, "n": 0, "explanation": "",
+                      "reference": None, "other": None}, "default_answer": GIVEN},
+         "Probably new", "new"),
         ({"matches": [], "receipt": None, "novelty": None}, "Nothing could be searched", "plain"),
         ({"matches": [], "novelty": None}, "Nothing to compare with", "plain"),
         ({"known_photo": {"individual": BAHUN}, "gate": REJECTED}, "Bahun", "named"),
@@ -163,7 +172,8 @@ def test_the_receipt_in_words() -> None:
     values = {pair.term: pair.value for pair in receipt.pairs}
     assert values["Left out"] == "1 the photo itself, 2 near duplicates"
     assert values["Filters"] == "taxon: beluga"
-    assert [timing.label for timing in receipt.timings][-1] == "In all"
+    steps = [timing.label for timing in receipt.timings]
+    assert steps == ["Read the photo", "Search", "Search: scan", "In all"]
 
 
 def test_a_truncated_search_is_never_hidden() -> None:
