@@ -35,7 +35,16 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 class TimedConnection(psycopg.Connection[Any]):
-    """A psycopg connection that keeps the `deadline` of the calling thread."""
+    """A psycopg connection that keeps the `deadline` of the calling thread.
+
+    Rolling back a lost connection does nothing, since the server has done it: whoever closes a
+    session after an error then sees that error and not a second one. The pool's ping replaces the
+    connection.
+    """
+
+    def rollback(self) -> None:
+        if not self.closed:
+            super().rollback()
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         at: float | None = getattr(_limit, "at", None)

@@ -177,9 +177,8 @@ def test_hidden_ids_and_a_second_part(make: Make) -> None:
     query = rows[10:11]
     gone = nearest([Part(index)], query, 150)[0][::2]
     replaced = {int(gone[0]): rows[900], int(gone[1]): query[0]}
-    newer = ExactIndex(
-        np.array(sorted(replaced)), np.stack([replaced[i] for i in sorted(replaced)])
-    )
+    newer_ids = np.array(sorted(replaced), dtype=np.int64)
+    newer = ExactIndex(newer_ids, np.stack([replaced[id_] for id_ in newer_ids.tolist()]))
     kept = [id_ for id_ in ids if id_ not in gone.tolist()]
     now_ids = [*kept, *sorted(replaced)]
     now = np.concatenate([rows[np.array(kept) - 1], newer.fetch(newer_ids)[1]])
