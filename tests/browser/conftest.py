@@ -40,6 +40,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 INDIVIDUALS = 40
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 START_S = 90.0
+# A busy machine is no failure of the page.
+PATIENCE_MS = 30_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -159,6 +161,7 @@ def _find_chromium(own: str) -> str | None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         program = _find_chromium(playwright.chromium.executable_path)
         if program is None:
@@ -227,7 +230,7 @@ def new_page(browser: Browser, site: Site, watch: Watch) -> Iterator[NewPage]:
         context = browser.new_context(base_url=site.url, **options)  # type: ignore[arg-type]
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", watch.on_console)
         page.on("pageerror", watch.on_error)
         page.on("request", lambda request: watch.on_request(request.url))

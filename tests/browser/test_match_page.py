@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Site, Watch
@@ -43,6 +43,10 @@ def fact(page: Page, label: str) -> str:
     return page.locator(".fact").filter(has=title).locator(".fact-value").inner_text()
 
 
+def wait_until_drawn(page: Page, image: Locator) -> None:
+    page.wait_for_function("image => image.naturalWidth > 0", arg=image.element_handle())
+
+
 def names(page: Page) -> list[str]:
     """Names on the cards, best first."""
     texts = page.locator(".card .card-name").all_inner_texts()
@@ -60,8 +64,7 @@ def test_a_dropped_photo_is_answered_with_cards(page: Page, site: Site) -> None:
     scores = [float(text) for text in page.locator(".card-score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     expect(page.locator(".card-foot").first).to_contain_text(re.compile(r"\d+ photos?$"))
-    loaded = page.locator(".card img").first.evaluate("image => image.naturalWidth")
-    assert loaded > 0
+    wait_until_drawn(page, page.locator(".card img").first)
 
 
 def test_an_answer_has_an_address_that_shows_it_again(page: Page, site: Site) -> None:
@@ -81,10 +84,8 @@ def test_a_click_opens_both_photos_and_keys_step_through(page: Page, site: Site)
     expect(dialog.locator("h2")).to_have_text(second)
     images = dialog.locator(".pane-view img")
     expect(images).to_have_count(2)
-    for which in range(2):
-        page.wait_for_function(
-            "image => image.naturalWidth > 0", arg=images.nth(which).element_handle()
-        )
+    wait_until_drawn(page, images.first)
+    wait_until_drawn(page, images.last)
     page.keyboard.press("ArrowRight")
     expect(dialog.locator("h2")).to_have_text(third)
     page.keyboard.press("ArrowLeft")

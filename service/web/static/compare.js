@@ -118,10 +118,13 @@ export function enableCompare(answer, dialog) {
     }
     // A slower answer to an earlier key press must not replace a later one.
     if (turn !== asked) return;
+    const held = document.activeElement?.dataset.step;
     // The fragment is the service's own template, which escapes every text that it shows.
     dialog.innerHTML = html;
     dialog.querySelector(".with-zoom").hidden = false;
     if (!dialog.open) dialog.showModal();
+    // What had the focus is gone with the old content, and keys go where the focus is.
+    (dialog.querySelector(`a[data-step="${held}"]`) ?? dialog).focus({ preventScroll: true });
     lens.reset();
     for (const near of [current().dataset.next, current().dataset.previous]) {
       if (near) load(near).then(warm, () => {});
@@ -137,9 +140,13 @@ export function enableCompare(answer, dialog) {
 
   const current = () => dialog.querySelector(".compare");
 
+  // Each step starts where the one before has arrived, however fast the key is pressed.
+  let stepping = Promise.resolve();
   function step(name) {
-    const url = current()?.dataset[name];
-    if (url) show(url);
+    stepping = stepping.then(() => {
+      const url = dialog.open && current()?.dataset[name];
+      return url ? show(url) : undefined;
+    });
   }
 
   function swap(button) {
