@@ -170,7 +170,8 @@ def build_gate(recipe: Recipe, source: Path, out: Path, say: Say, config: GateCo
     say(f"encoding {len(config.prompts)} prompts")
     save_text(out / TEXT, text_vectors(model, recipe.architecture, config.prompts))
     say("writing weights")
-    _save_weights(state, out / WEIGHTS)
+    # Read again only for CUDA, which computes in float16, and for other prompts.
+    _save_weights({name: value.half() for name, value in state.items()}, out / WEIGHTS)
     roles = {"weights": WEIGHTS, "ir": IR, "ir_weights": IR_WEIGHTS, "golden": GOLDEN, "text": TEXT}
     manifest = Manifest(
         **_NONE | {"prompts": config.prompts},

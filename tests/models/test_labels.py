@@ -85,7 +85,7 @@ def test_entries_that_are_no_text_are_named(
 
 def test_numbers_in_a_json_list_are_no_ids(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text('["a", 1e10]')
-    with pytest.raises(BadCheckpoint, match="slot 1: 10000000000.0"):
+    with pytest.raises(BadCheckpoint, match=r"slot 1: 10000000000\.0"):
         read_classes(tmp_path / "classes.json")
 
 
