@@ -53,6 +53,9 @@ _SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
 }
+if sys.platform == "linux":
+    # One call per file system instead of one per file: seconds less before recovery begins.
+    _SETTINGS["recovery_init_sync_method"] = "syncfs"
 
 
 @dataclass(frozen=True, slots=True)

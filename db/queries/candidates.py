@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy.orm import Session
 
-from db.queries.copying import Int64s, as_ids, copy_ids, fetch, id_array
+from db.queries.copying import Int64s, as_ids, fetch, fetch_ids, id_array
 from db.queries.filters import LABELLED, SearchFilters
 
 
@@ -64,11 +64,8 @@ def eligible_ids(session: Session, model_id: int, filters: SearchFilters = _NO_F
     """int64 (n,) ascending: annotations with a vector in this space and an individual that fulfil
     the filters."""
     condition, parameters = filters.where()
-    return copy_ids(
-        session,
-        f"SELECT a.id {_ELIGIBLE} AND {condition} ORDER BY a.id",
-        {"model": model_id, **parameters},
-    )
+    query = f"SELECT a.id {_ELIGIBLE} AND {condition}"
+    return fetch_ids(session, query, {"model": model_id, **parameters})
 
 
 def count_eligible(session: Session, model_id: int, filters: SearchFilters = _NO_FILTERS) -> int:
