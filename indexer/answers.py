@@ -40,8 +40,11 @@ class GateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HeadCandidate:
+    """One named slot of the head; `species` is the raw label of the bundle's class list."""
+
     individual: IndividualRef
     probability: float
+    species: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,39 +19,41 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Invalid, NotFound
 from db.queries import catalogue, embeddings, records
-from db.queries.catalogue import AnnotationRow, IndividualRow, MediaRow
-from db.queries.embeddings import SlotRow, SpaceRow
+from db.queries.catalogue import MediaRow
+from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
-from db.queries.media import annotations_on
 from db.queries.records import MatchRow, QueryPhotoRow
 from db.types import GateState, QueryKind
+from indexer.answering import (
+    SeenPhoto,
+    agreement,
+    encounter_gate,
+    gate_answer,
+    known_photo,
+    known_photo_of,
+    photo_answers,
+    searched,
+    skipped_notice,
+)
 from indexer.answers import (
-    DefaultAnswer,
     GateAnswer,
-    HeadCandidate,
     IdentifyAnswer,
-    IndividualRef,
     KnownPhoto,
-    MatchAnswer,
     Notice,
     Novelty,
-    PhotoAnswer,
-    PhotoError,
     SearchAnswer,
 )
+from indexer.default_answer import CANDIDATES, default_answer
 from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
 from indexer.novelty import judge_novelty
-from indexer.search import Searcher, SearchRequest, SearchResult, SearchUnavailable, WrongSpace
+from indexer.search import Searcher, SearchRequest, SearchUnavailable, WrongSpace
 from models.bundles import Serving
 from models.embedder import Floats, l2_normalize
 from models.gate import AbsentGate, GateDecision
-from models.head import HeadAnswer, SlotScore
-from models.preprocess import BadPhoto, DecodeLimits, Photo, Rgb, decode, dhash64
-
-HEAD_CANDIDATES = 5
-"""Ranks that a default answer carries, its first included."""
+from models.head import HeadAnswer
+from models.preprocess import BadPhoto, DecodeLimits, Rgb, decode, dhash64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,14 +118,6 @@ class IdentifyPolicy:
     refuse_without_gate: bool = False
     min_probability: float | None = None
     search_timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
-    position: int
-    name: str | None
-    data: bytes
-    photo: Photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,26 +204,34 @@ class Identifier:
         timings |= {"gate": look.gate_ms, "embed": look.embed_ms}
         with self._sessions.begin() as session:
             media = [_media_row(session, s, f) for s, f in zip(seen, stored, strict=True)]
-            known = [_known_photo(session, row) for row in media]
+            known = [known_photo(session, row) for row in media]
             asked = _with_encounter(session, options, known)
-            searched = self._search(session, look, media, asked, timings)
-            default = self._default_answer(session, look)
-            matches = searched.matches if searched else ()
+            found = self._search(session, look, media, asked, timings)
+            gate = encounter_gate(look.gates)
+            default = default_answer(
+                session,
+                gate,
+                look.head,
+                head_id=self._head_id,
+                model=self._model_name(),
+                min_probability=self.min_probability,
+            )
+            matches = found.matches if found else ()
             timings["total"] = _ms_since(started)
             answer = IdentifyAnswer(
                 query_id=str(uuid4()),
                 created_at=datetime.now(UTC).isoformat(),
-                gate=_encounter_gate(look.gates),
+                gate=gate,
                 default_answer=default,
                 matches=matches,
-                agreement=_agreement(default, matches),
-                receipt=searched.receipt if searched else None,
-                novelty=self._novelty(session, searched),
+                agreement=agreement(default, matches),
+                receipt=found.receipt if found else None,
+                novelty=self._novelty(session, found),
                 known_photo=next((photo for photo in known if photo), None),
-                photos=_photo_answers(seen, look.gates, media, known, problems),
+                photos=photo_answers(seen, look.gates, media, known, problems),
                 stage=self._serving.stage,
                 bundle=self._serving.bundle,
-                notices=self._notices + _skipped_notice(problems),
+                notices=self._notices + skipped_notice(problems),
             )
             self._record(session, answer, options, media, seen, principal, kind)
         return answer
@@ -243,7 +245,7 @@ class Identifier:
         """
         seen, _ = self._read([photo])
         look = self._inference.submit(self._look, [s.photo.rgb for s in seen]).result()
-        return _gate_answer(look.gates[0])
+        return gate_answer(look.gates[0])
 
     def search_vector(
         self, session: Session, vector: Sequence[float], fingerprint: str, options: IdentifyOptions
@@ -265,7 +267,7 @@ class Identifier:
         if isinstance(options.exclude_encounter, UUID):
             catalogue.get_encounter(session, options.exclude_encounter)
         request = self._request(_unit_row(vector), options, fingerprint=fingerprint)
-        return _searched(session, self._searcher.search(session, request))
+        return searched(session, self._searcher.search(session, request))
 
     def search_annotation(
         self,
@@ -285,7 +287,7 @@ class Identifier:
         annotation = catalogue.get_annotation(session, annotation_id)
         vector = self._stored_vector(session, space, annotation_id)
         media = catalogue.get_media(session, annotation.media_id)
-        known = _known_photo_of(annotation)
+        known = known_photo_of(annotation)
         asked = _with_encounter(session, options, [known])
         request = self._request(vector[None, :], asked, fingerprint=space.fingerprint)
         if exclude_self:
@@ -297,7 +299,7 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        return _searched(session, self._searcher.search(session, request))
+        return searched(session, self._searcher.search(session, request))
 
     def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
         """A stored vector of unit length and the fingerprint of its space.
@@ -320,8 +322,8 @@ class Identifier:
                 f"{self._serving.gate.reason}"
             )
 
-    def _read(self, photos: Sequence[PhotoIn]) -> tuple[list[_Seen], list[PhotoProblem]]:
-        seen: list[_Seen] = []
+    def _read(self, photos: Sequence[PhotoIn]) -> tuple[list[SeenPhoto], list[PhotoProblem]]:
+        seen: list[SeenPhoto] = []
         problems: list[PhotoProblem] = []
         for position, photo in enumerate(photos):
             try:
@@ -329,12 +331,12 @@ class Identifier:
             except BadPhoto as error:
                 problems.append(PhotoProblem(position, photo.name, error.code, error.detail))
             else:
-                seen.append(_Seen(position, photo.name, photo.data, decoded))
+                seen.append(SeenPhoto(position, photo.name, photo.data, decoded))
         if not seen:
             raise NoReadablePhoto(problems)
         return seen, problems
 
-    def _look_and_store(self, seen: Sequence[_Seen]) -> tuple[_Look, list[_Stored]]:
+    def _look_and_store(self, seen: Sequence[SeenPhoto]) -> tuple[_Look, list[_Stored]]:
         looking = self._inference.submit(self._look, [photo.photo.rgb for photo in seen])
         storing = [self._writers.submit(self._store_photo, photo) for photo in seen]
         try:
@@ -344,7 +346,7 @@ class Identifier:
             wait(storing)
         return look, [future.result() for future in storing]
 
-    def _store_photo(self, seen: _Seen) -> _Stored:
+    def _store_photo(self, seen: SeenPhoto) -> _Stored:
         return _Stored(self._store.put(seen.data), dhash64(seen.photo.rgb))
 
     def _look(self, photos: Sequence[Rgb]) -> _Look:
@@ -377,7 +379,7 @@ class Identifier:
         if vectors is None or self._serving.head is None:
             return None
         # The cosines of the mean vector are the means of the photos' cosines.
-        return self._serving.head.answer(vectors.mean(axis=0, keepdims=True), HEAD_CANDIDATES)[0]
+        return self._serving.head.answer(vectors.mean(axis=0, keepdims=True), CANDIDATES)[0]
 
     def _searched_space(self) -> SpaceRow:
         if self._space is None:
@@ -432,79 +434,22 @@ class Identifier:
             )
         started = time.perf_counter()
         result = self._searcher.search(session, request)
-        answer = _searched(session, result)
+        answer = searched(session, result)
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}
         timings |= stages
         return SearchAnswer(answer.matches, replace(answer.receipt, timings_ms=timings))
 
-    def _default_answer(self, session: Session, look: _Look) -> DefaultAnswer:
-        state = _encounter_gate(look.gates).state
-        if self._serving.head is None or self._serving.embedder is None:
-            return DefaultAnswer(
-                "unavailable", reason="No head is loaded: only the gate and retrieval can speak."
-            )
-        model = self._model_name()
-        if state == "rejected":
-            return DefaultAnswer(
-                "withheld", model=model, reason="The gate rejected the photo; no name is suggested."
-            )
-        if state == "abstained":
-            return DefaultAnswer(
-                "withheld",
-                model=model,
-                reason="The gate abstained, so no name is given; the matches are for review.",
-            )
-        if look.head is None or not look.head.top:
-            return DefaultAnswer("unavailable", model=model, reason="The head has no named slot.")
-        return self._confident_answer(session, look.head, model)
-
-    def _confident_answer(self, session: Session, head: HeadAnswer, model: str) -> DefaultAnswer:
-        best = head.top[0].probability
-        if not head.winner_mapped:
-            return DefaultAnswer(
-                "unmapped_slot",
-                probability=None,
-                model=model,
-                reason=f"The head knows this individual (slot {head.winner_slot}) but has no name "
-                "for it; the matches may.",
-            )
-        threshold = self.min_probability
-        if best < threshold:
-            return DefaultAnswer(
-                "low_confidence",
-                probability=best,
-                model=model,
-                reason=f"The best probability is {best:.3f}, below {threshold:.3f}.",
-            )
-        candidates = self._name_slots(session, head.top)
-        return DefaultAnswer(
-            "given",
-            individual=candidates[0].individual,
-            probability=best,
-            model=model,
-            candidates=candidates,
-        )
-
-    def _name_slots(self, session: Session, top: Sequence[SlotScore]) -> tuple[HeadCandidate, ...]:
-        rows = (
-            embeddings.slot_labels(session, self._head_id, [score.slot for score in top])
-            if self._head_id is not None
-            else []
-        )
-        by_slot = {row.slot: row for row in rows}
-        return tuple(HeadCandidate(_slot_ref(s, by_slot.get(s.slot)), s.probability) for s in top)
-
     def _model_name(self) -> str:
         embedder = self._serving.embedder
         return f"{embedder.spec.name} {embedder.spec.version}" if embedder else "none"
 
-    def _novelty(self, session: Session, searched: SearchAnswer | None) -> Novelty | None:
-        if searched is None or self._space is None:
+    def _novelty(self, session: Session, found: SearchAnswer | None) -> Novelty | None:
+        if found is None or self._space is None:
             return None
         known = self._searcher.true_match_distribution(session, self._space.fingerprint)
-        return judge_novelty(searched.matches[0].score if searched.matches else None, known)
+        return judge_novelty(found.matches[0].score if found.matches else None, known)
 
     def _record(
         self,
@@ -512,7 +457,7 @@ class Identifier:
         answer: IdentifyAnswer,
         options: IdentifyOptions,
         media: Sequence[MediaRow],
-        seen: Sequence[_Seen],
+        seen: Sequence[SeenPhoto],
         principal: str,
         kind: QueryKind,
     ) -> None:
@@ -552,7 +497,7 @@ def _unit_row(vector: Sequence[float]) -> Floats:
         ) from error
 
 
-def _media_row(session: Session, seen: _Seen, stored: _Stored) -> MediaRow:
+def _media_row(session: Session, seen: SeenPhoto, stored: _Stored) -> MediaRow:
     return catalogue.ensure_media(
         session,
         sha256=stored.sha256,
@@ -566,26 +511,6 @@ def _media_row(session: Session, seen: _Seen, stored: _Stored) -> MediaRow:
     )
 
 
-def _known_photo(session: Session, media: MediaRow) -> KnownPhoto | None:
-    """The annotation that the catalogue has of these bytes; a named one before an unnamed one."""
-    if media.created:
-        return None
-    annotations = annotations_on(session, media.id)
-    if not annotations:
-        return None
-    return _known_photo_of(min(annotations, key=lambda a: (a.individual_id is None, a.id)))
-
-
-def _known_photo_of(found: AnnotationRow) -> KnownPhoto:
-    individual = (
-        IndividualRef(str(found.individual_id), found.individual_name or "", found.taxon)
-        if found.individual_id is not None
-        else None
-    )
-    encounter = str(found.encounter_id) if found.encounter_id is not None else None
-    return KnownPhoto(str(found.id), str(found.media_id), encounter, individual)
-
-
 def _with_encounter(
     session: Session, options: IdentifyOptions, known: Sequence[KnownPhoto | None]
 ) -> IdentifyOptions:
@@ -596,104 +521,3 @@ def _with_encounter(
         return options
     own = next((photo.encounter_id for photo in known if photo and photo.encounter_id), None)
     return replace(options, exclude_encounter=UUID(own) if own else None)
-
-
-def _gate_answer(decision: GateDecision) -> GateAnswer:
-    return GateAnswer(
-        decision.state, decision.score, decision.threshold, decision.model, decision.reason
-    )
-
-
-def _encounter_gate(decisions: Sequence[GateDecision]) -> GateAnswer:
-    """One photo of the animal is enough: the most favourable decision, then the highest score."""
-    order = ("rejected", "abstained", "accepted")
-    return _gate_answer(
-        max(decisions, key=lambda d: (order.index(d.state), d.score if d.score is not None else -1))
-    )
-
-
-def _searched(session: Session, result: SearchResult) -> SearchAnswer:
-    named = catalogue.get_individuals(session, [hit.individual_id for hit in result.hits])
-    matches = tuple(
-        MatchAnswer(
-            rank=hit.rank,
-            individual=_individual_ref(named[hit.individual_id]),
-            score=hit.score,
-            annotation_id=str(hit.annotation_id),
-            media_id=str(hit.media_id),
-            supporting=hit.supporting,
-        )
-        for hit in result.hits
-    )
-    return SearchAnswer(matches, result.receipt)
-
-
-def _individual_ref(row: IndividualRow) -> IndividualRef:
-    return IndividualRef(str(row.id), row.name, row.taxon)
-
-
-def _slot_ref(score: SlotScore, row: SlotRow | None) -> IndividualRef:
-    if row is None or row.individual_id is None:
-        return IndividualRef(None, score.label, score.species)
-    return IndividualRef(
-        str(row.individual_id), row.individual_name or score.label, row.taxon or score.species
-    )
-
-
-def _agreement(default: DefaultAnswer, matches: Sequence[MatchAnswer]) -> bool | None:
-    """Whether head and retrieval name the same individual; None when either says nothing."""
-    if default.individual is None or not matches:
-        return None
-    first = matches[0].individual
-    if default.individual.id is not None:
-        return default.individual.id == first.id
-    return default.individual.name.lower() == first.name.lower()
-
-
-def _photo_answers(
-    seen: Sequence[_Seen],
-    gates: Sequence[GateDecision],
-    media: Sequence[MediaRow],
-    known: Sequence[KnownPhoto | None],
-    problems: Sequence[PhotoProblem],
-) -> tuple[PhotoAnswer, ...]:
-    read = [
-        PhotoAnswer(
-            position=photo.position,
-            name=photo.name,
-            media_id=str(row.id),
-            width_px=row.width_px,
-            height_px=row.height_px,
-            gate=_gate_answer(gate),
-            known=same,
-            error=None,
-        )
-        for photo, gate, row, same in zip(seen, gates, media, known, strict=True)
-    ]
-    broken = [
-        PhotoAnswer(
-            position=problem.position,
-            name=problem.name,
-            media_id=None,
-            width_px=None,
-            height_px=None,
-            gate=None,
-            known=None,
-            error=PhotoError(problem.code, problem.detail),
-        )
-        for problem in problems
-    ]
-    return tuple(sorted(read + broken, key=lambda photo: photo.position))
-
-
-def _skipped_notice(problems: Sequence[PhotoProblem]) -> tuple[Notice, ...]:
-    if not problems:
-        return ()
-    count = len(problems)
-    return (
-        Notice(
-            "photos_skipped",
-            f"{count} of the photos could not be read and {'was' if count == 1 else 'were'} "
-            "left out; see `photos`.",
-        ),
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from indexer.answers import HeadCandidate, IdentifyAnswer, IndividualRef
+from indexer.answers import HeadCandidate, IdentifyAnswer
 
 NO_INDIVIDUAL = ""
 UNKNOWN_SPECIES = "unknown"
@@ -17,12 +17,12 @@ UNKNOWN_SPECIES = "unknown"
 def prediction(name: str, answer: IdentifyAnswer) -> dict[str, Any]:
     """The compatible JSON for an answer about one photo called `name`."""
     default = answer.default_answer
-    given = default.status == "given" and default.individual is not None
+    given = default.status == "given"
     photo = answer.photos[0]
     return {
         "image_ind": name,
         "bbox": [0, 0, photo.width_px or 0, photo.height_px or 0],
-        **_named(default.individual if given else None),
+        **_named(default.candidates[0] if given else None),
         "probability": _probability(answer),
         "mask": None,
         "is_cetacean": _is_cetacean(answer),
@@ -30,7 +30,10 @@ def prediction(name: str, answer: IdentifyAnswer) -> dict[str, Any]:
         "rejected": not given,
         "rejection_reason": None if given else _reason(answer),
         "model_version": default.model or answer.gate.model,
-        "candidates": [_candidate(candidate) for candidate in default.candidates[1:5]],
+        "candidates": [
+            _named(candidate) | {"probability": candidate.probability}
+            for candidate in default.candidates[1:5]
+        ],
     }
 
 
@@ -51,17 +54,14 @@ def corrupted(name: str, model_version: str) -> dict[str, Any]:
     }
 
 
-def _named(individual: IndividualRef | None) -> dict[str, str]:
-    if individual is None:
+def _named(candidate: HeadCandidate | None) -> dict[str, str]:
+    """The species is the raw label that the published class list has, as these clients know it."""
+    if candidate is None:
         return {"class_animal": NO_INDIVIDUAL, "id_animal": UNKNOWN_SPECIES}
     return {
-        "class_animal": individual.name,
-        "id_animal": individual.taxon or UNKNOWN_SPECIES,
+        "class_animal": candidate.individual.name,
+        "id_animal": candidate.species or candidate.individual.taxon or UNKNOWN_SPECIES,
     }
-
-
-def _candidate(candidate: HeadCandidate) -> dict[str, Any]:
-    return _named(candidate.individual) | {"probability": candidate.probability}
 
 
 def _probability(answer: IdentifyAnswer) -> float:

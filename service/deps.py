@@ -1,4 +1,7 @@
-"""What routes are given: the runtime, a session, and the caller with a sufficient role."""
+"""What routes are given: the runtime, a session, and the caller with a sufficient role.
+
+A route names the caller before the upload: who may not ask is refused before a body is read.
+"""
 
 from __future__ import annotations
 

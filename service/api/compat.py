@@ -99,7 +99,7 @@ async def _one_file(request: Request, field: str, types: frozenset[str], wanted:
 @router.post("/v1/predict-single", response_model=Prediction, summary="One photo (compatible)")
 @router.post("/predict-single", response_model=Prediction, include_in_schema=False)
 def predict_single(
-    part: Annotated[Part, Depends(single_photo)], principal: Reviewer, state: State
+    principal: Reviewer, part: Annotated[Part, Depends(single_photo)], state: State
 ) -> JSONResponse:
     """Rejections are results (200), with `rejected` and `rejection_reason`."""
     limit = state.runtime.settings.max_photo_bytes
@@ -113,7 +113,7 @@ def predict_single(
 )
 @router.post("/predict-batch", response_model=list[Prediction], include_in_schema=False)
 def predict_batch(
-    part: Annotated[Part, Depends(one_archive)], principal: Reviewer, state: State
+    principal: Reviewer, part: Annotated[Part, Depends(one_archive)], state: State
 ) -> JSONResponse:
     """One result per entry, in the order of the archive; a broken entry is `corrupted_image`."""
     settings = state.runtime.settings

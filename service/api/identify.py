@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from db.queries import records
 from db.types import QueryKind
 from indexer.answers import IdentifyAnswer
-from indexer.identify import IdentifyOptions, PhotoIn
+from indexer.identify import IdentifyOptions
 from service.deps import Db, Reviewer, State, Viewer, get_runtime
 from service.errors import FieldError, Problem
 from service.observe import identify_observed
@@ -50,7 +50,7 @@ def wanted_k(asked: int | None, default: int, largest: int) -> int:
         IdentifyFields, "file", "Photos of one encounter, 1 or more.", many=True
     ),
 )
-def identify(upload: PhotosUpload, principal: Reviewer, state: State) -> JSONResponse:
+def identify(principal: Reviewer, upload: PhotosUpload, state: State) -> JSONResponse:
     """Gate, default answer and nearest individuals for the photos of one encounter.
 
     A photo that the gate rejects is a result (200). The query is stored before it is answered.
@@ -73,5 +73,3 @@ def read_query(query_id: UUID, _: Viewer, session: Db) -> JSONResponse:
     stored: dict[str, Any] = records.get_query(session, query_id).answer
     return JSONResponse(stored)
 
-
-__all__ = ["PhotoIn", "PhotosUpload", "photos_upload", "router", "wanted_k"]

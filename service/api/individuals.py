@@ -112,8 +112,8 @@ def read_individual(
     ),
 )
 def create_individual(
-    upload: PhotosToAdd,
     principal: Curator,
+    upload: PhotosToAdd,
     state: State,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:
@@ -148,8 +148,8 @@ def create_individual(
 )
 def add_photos(
     individual_id: UUID,
-    upload: PhotosToAdd,
     principal: Curator,
+    upload: PhotosToAdd,
     state: State,
     idempotency_key: IdempotencyKey = None,
 ) -> JSONResponse:

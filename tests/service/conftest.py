@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
+from indexer.archive import ZipLimits
 from models.bundles import Serving
 from service.app import create_app
 from service.runtime import Resight, open_resight
@@ -58,7 +59,11 @@ def shared_client(
 ) -> Iterator[TestClient]:
     """One service for tests that only ask, or that clean up by being refused."""
     url = server.new_database(template)
-    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), database_url=SecretStr(url))
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        database_url=SecretStr(url),
+        max_batch_entries=ZipLimits().max_entries,
+    )
     resight = open_resight(settings, serving=serving_of())
     app = create_app(settings, resight=resight)
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
