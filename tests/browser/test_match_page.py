@@ -76,6 +76,14 @@ def test_an_answer_has_an_address_that_shows_it_again(page: Page, site: Site) ->
     expect(page.locator(".verdict h1")).to_have_text(site.known_individual)
 
 
+def test_back_leads_to_the_empty_page(page: Page, site: Site) -> None:
+    drop(page, site.known)
+    page.wait_for_url(re.compile(r"/queries/"))
+    page.go_back()
+    expect(page.locator("h1")).to_have_text("Have we seen this individual before?")
+    expect(page.locator("article.answer")).to_have_count(0)
+
+
 def test_a_click_opens_both_photos_and_keys_step_through(page: Page, site: Site) -> None:
     choose(page, site.known)
     second, third = names(page)[1:3]
