@@ -103,6 +103,7 @@ def has_active_key(session: Session) -> bool:
     return session.scalar(active.limit(1)) is not None
 
 
+@translated()
 def revoke_key(session: Session, name: str) -> ApiKeyRow:
     """The key with this name stops working with this transaction; revoking again changes nothing.
 
@@ -140,6 +141,7 @@ def _key(row: ApiKey) -> ApiKeyRow:
     )
 
 
+@translated()
 def get_idempotent(
     session: Session, *, principal: str, key: str, request_sha256: str
 ) -> StoredAnswer | None:
@@ -161,6 +163,7 @@ def get_idempotent(
     return StoredAnswer(found.status, found.answer, found.created_at)
 
 
+@translated()
 def put_idempotent(
     session: Session,
     *,

@@ -100,6 +100,7 @@ def default_catalogue(session: Session) -> CatalogueRow:
     return ensure_catalogue(session, DEFAULT_CATALOGUE)
 
 
+@translated()
 def find_catalogue(session: Session, name: str) -> CatalogueRow | None:
     row = session.execute(
         sql("SELECT id, name FROM catalogue WHERE lower(name) = lower(:name)"), {"name": name}
@@ -178,6 +179,7 @@ def get_individuals(session: Session, ids: list[UUID]) -> dict[UUID, IndividualR
     return {row.id: _individual(row) for row in rows}
 
 
+@translated()
 def find_individual(session: Session, *, catalogue_id: UUID, name: str) -> IndividualRow | None:
     """The individual that has this name in the catalogue, whatever the case; merges followed."""
     row = session.execute(
@@ -282,6 +284,7 @@ def _clean_name(name: str) -> str:
     return cleaned
 
 
+@translated()
 def list_individuals(
     session: Session,
     *,

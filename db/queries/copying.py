@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from psycopg import sql
 from sqlalchemy.orm import Session
 
+from db.errors import translated
+
 Int64s = NDArray[np.int64]
 Float32s = NDArray[np.float32]
 Query = str | sql.Composed
@@ -30,6 +32,7 @@ def connection_of(session: Session) -> psycopg.Connection[Any]:
     return connection
 
 
+@translated()
 def fetch(session: Session, query: Query, parameters: Parameters = None) -> list[tuple[Any, ...]]:
     """All rows of a statement, transferred in binary."""
     with connection_of(session).cursor(binary=True) as cursor:

@@ -162,6 +162,7 @@ def _space(model: EmbeddingModel) -> SpaceRow:
     )
 
 
+@translated()
 def get_space(session: Session, fingerprint: str) -> SpaceRow:
     """Raises:
     NotFound: no space has this fingerprint.
@@ -212,6 +213,7 @@ def set_slot(session: Session, slot_name: str, model_id: int) -> None:
         )
 
 
+@translated()
 def active_space(session: Session, slot_name: str = PHOTO_SLOT) -> SpaceRow | None:
     """The space that this use searches now; None before the first `set_slot`."""
     model = session.scalars(

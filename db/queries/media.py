@@ -105,6 +105,7 @@ def ensure_media(
     return found
 
 
+@translated()
 def find_media(session: Session, sha256: str) -> MediaRow | None:
     row = session.execute(
         text(f"SELECT {_MEDIA} FROM media_asset WHERE sha256 = :sha256"), {"sha256": sha256}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.errors import NotFound
+from db.errors import NotFound, translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ def seed_taxa(session: Session) -> int:
     return added
 
 
+@translated()
 def find_taxon(session: Session, label: str) -> int | None:
     """The taxon that a scientific name, common name or synonym means, whatever the case."""
     found: int | None = session.scalar(
@@ -112,6 +113,7 @@ def find_taxon(session: Session, label: str) -> int | None:
     return found
 
 
+@translated()
 def ensure_taxon(session: Session, label: str) -> int | None:
     """The taxon that `label` means, made when nobody knows it; None for blank and `unknown`."""
     if normal_label(label) in _NO_TAXON:

@@ -13,8 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict, Invalid, NotFound
-from db.queries import catalogue, media, taxa
+from db.queries import catalogue, embeddings, media, taxa
 from db.queries.catalogue import MediaRow
+from db.queries.filters import SearchFilters
 from db.types import Sex
 
 
@@ -368,3 +369,18 @@ def test_encounters_are_one_per_external_id_and_keep_what_is_known(
                 external_id=None,
                 **impossible,  # type: ignore[arg-type]
             )
+
+
+def test_text_that_postgresql_cannot_hold_is_refused(session: Session, main: UUID) -> None:
+    attempts: list[Callable[[], object]] = [
+        lambda: catalogue.list_individuals(session, text="a\x00"),
+        lambda: catalogue.find_individual(session, catalogue_id=main, name="a\x00"),
+        lambda: catalogue.ensure_taxon(session, "a\x00"),
+        lambda: catalogue.find_catalogue(session, "a\x00"),
+        lambda: embeddings.get_space(session, "a\x00"),
+        lambda: embeddings.label_candidates(session, [1], SearchFilters(place="a\x00")),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Invalid) as refused:
+            attempt()
+        assert refused.value.code == "value_invalid"
