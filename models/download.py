@@ -42,7 +42,6 @@ def download(recipe: Recipe, folder: Path, *, repo: str | None, endpoint: str | 
 def _fetch(repo: str, file: SourceFile, folder: Path, endpoint: str | None) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     token = None if endpoint is None else False
     try:
@@ -53,7 +52,10 @@ def _fetch(repo: str, file: SourceFile, folder: Path, endpoint: str | None) -> N
         if len(expected) != 64 or not set(expected) <= _HEX:
             raise BundleError("no_digest", f"nobody publishes the SHA-256 of {repo}/{file.path}")
         hf_hub_download(repo, file.path, local_dir=folder, endpoint=endpoint, token=token)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except BundleError:
+        raise
+    except Exception as error:
+        # The hub's client passes on whatever its HTTP library raises, and changes that library.
         reason = str(error).strip().splitlines()
         raise BundleError(
             "download_failed",
