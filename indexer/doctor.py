@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import migrate
@@ -76,8 +76,8 @@ def diagnose(installation: Installation, *, deep: bool = False) -> list[Finding]
     for check in checks:
         try:
             findings += check()
-        except OperationalError as error:
-            findings.append(_unreachable(error))
+        except DBAPIError as error:
+            findings.append(_refused(error))
             break
     return findings
 
@@ -110,14 +110,15 @@ def _database(engine: Engine) -> Iterator[Finding]:
         yield Finding("tables", "ok", f"at revision {revision.head}")
     except DbError as error:
         yield Finding("database", "wrong", error.detail)
-    except OperationalError as error:
-        yield _unreachable(error)
+    except DBAPIError as error:
+        yield _refused(error)
 
 
-def _unreachable(error: OperationalError) -> Finding:
+def _refused(error: DBAPIError) -> Finding:
     reason = (str(error.orig).strip().splitlines() or [type(error).__name__])[0]
     step = "Check that it runs and that RESIGHT_DATABASE_URL is right."
-    return Finding("database", "wrong", f"it does not answer: {reason}", step)
+    what = "it does not answer" if isinstance(error, OperationalError) else "it answers an error"
+    return Finding("database", "wrong", f"{what}: {reason}", step)
 
 
 def _imports(sessions: sessionmaker[Session]) -> Iterator[Finding]:
