@@ -80,6 +80,11 @@ def _fill(resight: Resight, folder: Path, photos: Path | None) -> None:
     report = ingest(resight, plan_import(photos))
     if report.imported or report.skipped:
         show_import(report)
+    if not resight.active.usable:
+        raise Stop(
+            "The photos are stored, but no model is there to embed them: `resight doctor` says "
+            "why. The next start goes on from here."
+        )
     embed_all(resight)
 
 

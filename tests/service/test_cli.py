@@ -238,7 +238,8 @@ def test_batch_has_a_row_for_every_file_in_order(cli: Cli, tmp_path: Path) -> No
     out = tmp_path / "out.csv"
     done = cli("batch", folder, "--csv", out)
     assert done.returncode == Exit.OK, done.stderr
-    rows = list(csv.DictReader(out.open(newline="", encoding="utf-8")))
+    with out.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["'=cmd.jpg", *names[1:]]
     assert [bool(row["error"]) for row in rows] == [False, False, True, False]
     assert rows[1]["match_1"] in NAMES
