@@ -73,8 +73,8 @@ def build_embedder(
     check_labels(classes, len(rows), species)
 
     # Rounding weights to float16 costs a random network cosine 1e-4; where they are float16 already
-    # it costs nothing.
-    half = all(value.element_size() <= 2 for value in state.values() if value.is_floating_point())
+    # it costs next to nothing.
+    half = all(value.element_size() <= 2 for value in state.values() if value.ndim > 1)
     _convert(network, preprocessing, out, say, half=half)
     roles = {"ir": IR, "ir_weights": IR_WEIGHTS, "golden": GOLDEN}
     if in_place:

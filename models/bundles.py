@@ -500,7 +500,7 @@ def _load_clip_gate(
         raise BundleError(
             "prompts_changed",
             "the prompts of the gate's configuration are not those it was installed with: "
-            f"`resight models refresh {config.bundle}`",
+            "`resight models refresh`",
         )
     with np.load(folder / manifest.roles["text"], allow_pickle=False) as arrays:
         text: Floats = arrays["vectors"]
