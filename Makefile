@@ -15,7 +15,7 @@ help:
 	@echo "make test           every test but the fault set     make test-faults   processes and servers killed"
 	@echo "make lint           ruff, mypy, import-linter        make bench         speed, against a plain reference"
 	@echo "make base|models    install what serving needs | and what converting and training models needs"
-	@echo "make docs           write the generated pages of docs/ anew"
+	@echo "make docs           write the generated pages of docs/ and openapi.json anew"
 
 base models dev:
 	@sh scripts/environment.sh $@
@@ -45,6 +45,7 @@ bench: dev
 
 docs: dev
 	$(BIN)/python scripts/write_docs.py
+	$(BIN)/python scripts/export_openapi.py
 
 # For a fresh environment that was installed without constraints: what was chosen becomes what is tested.
 constraints: dev
