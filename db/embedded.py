@@ -116,6 +116,9 @@ def stop(data_dir: Path) -> bool:
             return False
         os.kill(postmaster.pid, signal.SIGINT)
         _wait_gone(cluster, time.monotonic() + START_TIMEOUT_S)
+        if postmaster.socket_dir != cluster:
+            with suppress(OSError):
+                postmaster.socket_dir.rmdir()
         return True
 
 

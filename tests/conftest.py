@@ -10,12 +10,13 @@ Fixtures, cheapest first:
 - `empty_url`: an empty database of its own, without any schema.
 - `server`: the server, for tests that make databases themselves (`new_database`).
 
-Tests that stop or kill PostgreSQL start their own server in `tmp_path` with `db.embedded.start`.
+Tests that stop or kill PostgreSQL start their own server with `db.embedded.start`.
 """
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,8 +61,14 @@ class TestServer:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestServer]:
-    data_dir = tmp_path_factory.mktemp("database")
+def server() -> Iterator[TestServer]:
+    # Not in pytest's own directory: each further pytest of root closes that one to all others,
+    # the server's user included.
+    with tempfile.TemporaryDirectory(prefix="resight-test-") as name:
+        yield from _serve(Path(name))
+
+
+def _serve(data_dir: Path) -> Iterator[TestServer]:
     started = embedded.start(data_dir)
     test_server = TestServer(started.url, data_dir)
     # A test run may lose its data when the machine dies: no waiting for the disk.

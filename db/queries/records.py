@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -134,48 +135,48 @@ def add_query(
         Invalid: a rank, score or count is impossible.
     """
     with translated():
-        stored = session.scalars(
-            insert(Query)
-            .values(
-                kind=kind,
-                model_id=model_id,
-                principal=principal,
-                k=k,
-                gate_state=gate_state,
-                answer=answer,
-                **({} if query_id is None else {"id": query_id}),
-            )
-            .returning(Query.id)
-        ).one()
-        if photos:
-            session.execute(
-                insert(QueryPhoto),
-                [
-                    {
-                        "query_id": stored,
-                        "position": position,
-                        "media_id": photo.media_id,
-                        "file_name": photo.file_name and photo.file_name.replace("\x00", ""),
-                    }
-                    for position, photo in enumerate(photos)
+        stored: UUID = session.execute(
+            _ADD_QUERY,
+            {
+                "id": query_id,
+                "kind": str(QueryKind(kind)),
+                "model": model_id,
+                "principal": principal,
+                "k": k,
+                "gate": str(GateState(gate_state)),
+                "answer": json.dumps(answer),
+                "media": [photo.media_id for photo in photos],
+                "names": [
+                    photo.file_name and photo.file_name.replace("\x00", "") for photo in photos
                 ],
-            )
-        if matches:
-            session.execute(
-                insert(Match),
-                [
-                    {
-                        "query_id": stored,
-                        "rank": match.rank,
-                        "individual_id": match.individual_id,
-                        "annotation_id": match.annotation_id,
-                        "score": match.score,
-                        "supporting": match.supporting,
-                    }
-                    for match in matches
-                ],
-            )
+                "ranks": [match.rank for match in matches],
+                "individuals": [match.individual_id for match in matches],
+                "annotations": [match.annotation_id for match in matches],
+                "scores": [match.score for match in matches],
+                "supporting": [match.supporting for match in matches],
+            },
+        ).scalar_one()
     return stored
+
+
+# One round trip: this is on the path of every answer.
+_ADD_QUERY = text(
+    "WITH stored AS ("
+    " INSERT INTO query (id, kind, model_id, principal, k, gate_state, answer)"
+    " VALUES (coalesce(:id, gen_random_uuid()), :kind, :model, :principal, :k, :gate,"
+    "  cast(:answer AS jsonb)) RETURNING id),"
+    " photos AS ("
+    " INSERT INTO query_photo (query_id, position, media_id, file_name)"
+    " SELECT stored.id, photo.position - 1, photo.media_id, photo.file_name"
+    " FROM stored, unnest(cast(:media AS bigint[]), cast(:names AS text[]))"
+    "  WITH ORDINALITY photo(media_id, file_name, position)),"
+    " matches AS ("
+    " INSERT INTO match (query_id, rank, individual_id, annotation_id, score, supporting)"
+    " SELECT stored.id, found.* FROM stored, unnest(cast(:ranks AS int[]),"
+    "  cast(:individuals AS uuid[]), cast(:annotations AS bigint[]), cast(:scores AS float8[]),"
+    "  cast(:supporting AS int[])) found)"
+    " SELECT id FROM stored"
+)
 
 
 def get_query(session: Session, query_id: UUID) -> QueryRow:

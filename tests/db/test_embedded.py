@@ -43,26 +43,35 @@ def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def _stopped_afterwards() -> Iterator[Path]:
+    # pytest's own directory will not do, see the fixture `server`.
+    with tempfile.TemporaryDirectory(prefix="resight-test-") as name:
+        try:
+            yield Path(name)
+        finally:
+            embedded.stop(Path(name))
+
+
 @pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine() -> Iterator[Path]:
     """A stopped server, to be copied: making one takes seconds."""
-    made = tmp_path_factory.mktemp("pristine")
-    embedded.start(made)
-    embedded.stop(made)
-    return made
+    with _stopped_afterwards() as made:
+        embedded.start(made)
+        embedded.stop(made)
+        yield made
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, pristine: Path) -> Iterator[Path]:
-    subprocess.run(["cp", "-a", str(pristine / "postgres"), str(tmp_path)], check=True)
-    yield tmp_path
-    embedded.stop(tmp_path)
+def empty_dir() -> Iterator[Path]:
+    with _stopped_afterwards() as made:
+        yield made
 
 
 @pytest.fixture
-def empty_dir(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path
-    embedded.stop(tmp_path)
+def data_dir(empty_dir: Path, pristine: Path) -> Path:
+    subprocess.run(["cp", "-a", str(pristine / "postgres"), str(empty_dir)], check=True)
+    return empty_dir
 
 
 def test_starting_is_silent_and_a_second_process_finds_the_server(empty_dir: Path) -> None:
@@ -185,8 +194,8 @@ def test_stop_says_whether_there_was_a_server(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 120, "a,b", "with 'quotes\" $HOME %s"])
-def test_any_directory_name_will_do(tmp_path: Path, pristine: Path, name: str) -> None:
-    data_dir = tmp_path / name
+def test_any_directory_name_will_do(empty_dir: Path, pristine: Path, name: str) -> None:
+    data_dir = empty_dir / name
     data_dir.mkdir()
     subprocess.run(["cp", "-a", str(pristine / "postgres"), str(data_dir)], check=True)
     try:
