@@ -228,9 +228,13 @@ class Searcher:
         (`n` is 0). The space given, or the active one.
         """
         with _failures():
-            space = _space_or_active(session, fingerprint)
-            if space is None:
-                return TrueMatchDistribution.empty()
+            if fingerprint is not None:
+                space = self._known_space(session, fingerprint)
+            else:
+                active = embeddings.active_space(session)
+                if active is None:
+                    return TrueMatchDistribution.empty()
+                space = active
             return self._true_matches.get(session, space, self._view(session, space))
 
     def status(self, fingerprint: str | None = None) -> SearcherStatus:

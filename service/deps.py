@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from db.queries.records import authenticate
+from db.queries.records import ApiKeyRow, authenticate
 from db.types import Role
 from service.drift import DriftWatch
 from service.edge import RateLimiter
@@ -57,7 +58,7 @@ class AppState:
 LOCAL = Principal("local", Role.ADMIN)
 
 
-def get_state(request: Request) -> AppState:
+def state_of(request: Request) -> AppState:
     """The application's state, set when it starts."""
     state: AppState = request.app.state.resight
     return state
@@ -65,7 +66,18 @@ def get_state(request: Request) -> AppState:
 
 def get_runtime(request: Request) -> Resight:
     """The composed application: database, models, search."""
-    return get_state(request).runtime
+    return state_of(request).runtime
+
+
+# A dependency that waits for nothing is `async`: the others cost a change of threads each.
+
+
+async def _state(request: Request) -> AppState:
+    return state_of(request)
+
+
+async def _runtime(request: Request) -> Resight:
+    return get_runtime(request)
 
 
 def get_session(request: Request) -> Iterator[Session]:
@@ -74,25 +86,22 @@ def get_session(request: Request) -> Iterator[Session]:
         yield session
 
 
-def get_principal(request: Request) -> Principal:
+async def get_principal(request: Request) -> Principal:
     """The caller.
 
     Raises:
         Problem: 401 without a valid key where one is needed, 429 after too many wrong ones.
     """
-    state = get_state(request)
+    state = state_of(request)
     authorization = request.headers.get("authorization")
     if authorization is None:
         if state.runtime.settings.on_loopback:
             return LOCAL
         raise _unauthorized("This needs an API key: send `Authorization: Bearer KEY`.")
-    address = request.client.host if request.client else "unknown"
-    key = _key_of(authorization)
-    with state.runtime.sessions() as session:
-        row = authenticate(session, key) if key else None
+    row = await run_in_threadpool(_key_row, state.runtime, _key_of(authorization))
     if row is not None:
         return Principal(row.name, row.role)
-    wait_s = state.failures.take(address)
+    wait_s = state.failures.take(request.client.host if request.client else "unknown")
     if wait_s:
         raise Problem(
             429,
@@ -101,6 +110,13 @@ def get_principal(request: Request) -> Principal:
             headers={"Retry-After": str(int(wait_s) + 1)},
         )
     raise _unauthorized("The API key is unknown, expired or revoked.")
+
+
+def _key_row(runtime: Resight, key: str | None) -> ApiKeyRow | None:
+    if key is None:
+        return None
+    with runtime.sessions() as session:
+        return authenticate(session, key)
 
 
 def _unauthorized(detail: str) -> Problem:
@@ -120,10 +136,10 @@ def _key_of(authorization: str) -> str | None:
     return None
 
 
-def needs(role: Role) -> Callable[..., Principal]:
+def needs(role: Role) -> Callable[..., Coroutine[None, None, Principal]]:
     """A dependency that lets callers with `role`, or a wider one, through."""
 
-    def check(
+    async def check(
         principal: Annotated[Principal, Depends(get_principal)],
         _documented: Annotated[object, Depends(KEYS_DOCUMENTED)],
     ) -> Principal:
@@ -140,19 +156,18 @@ def needs(role: Role) -> Callable[..., Principal]:
     return check
 
 
-def reads_public(request: Request) -> None:
+async def reads_public(request: Request) -> None:
     """Lets anybody read the documentation and metrics where the settings say so.
 
     Raises:
-        Problem: 401 or 403 for a caller who may not.
+        Problem: 401 for a caller who may not.
     """
-    settings = get_runtime(request).settings
-    if not settings.public_docs:
-        needs(Role.VIEWER)(get_principal(request), None)
+    if not get_runtime(request).settings.public_docs:
+        await get_principal(request)
 
 
-Runtime = Annotated[Resight, Depends(get_runtime)]
-State = Annotated[AppState, Depends(get_state)]
+Runtime = Annotated[Resight, Depends(_runtime)]
+State = Annotated[AppState, Depends(_state)]
 Db = Annotated[Session, Depends(get_session)]
 Viewer = Annotated[Principal, Depends(needs(Role.VIEWER))]
 Reviewer = Annotated[Principal, Depends(needs(Role.REVIEWER))]
