@@ -193,7 +193,9 @@ grid = st.lists(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(points=grid, asked=st.integers(0, 39), n=st.integers(1, 45), data=st.data())
 def test_any_points_are_ordered_like_brute_force(
     make: Make, points: list[list[int]], asked: int, n: int, data: st.DataObject

@@ -658,13 +658,13 @@ def test_searches_beside_writers_are_never_wrong(
     vectors = spaces.clustered(numbers, DIM)
     small.fill(vectors, numbers)
     small.searcher.ensure(small.space.fingerprint)
-    novel = spaces.clustered(list(range(120)), DIM, seed=55)
+    novel = spaces.clustered(list(range(60)), DIM, seed=55)
     committed: list[int] = []
     deleted: set[int] = set()
     stop = threading.Event()
 
     def write() -> None:
-        for number in range(120):
+        for number in range(60):
             id_ = int(small.fill(novel[[number]], [5000 + number])[0])
             committed.append(number)
             if number % 3 == 0:
@@ -693,7 +693,7 @@ def test_searches_beside_writers_are_never_wrong(
         assert all(reader.result() > 5 for reader in readers)
     small.searcher.refresh(small.space.fingerprint)
     status = small.searcher.status(small.space.fingerprint)
-    assert (status.size, status.ready) == (1280, True)
+    assert (status.size, status.ready) == (1240, True)
     assert status.delta <= 20
 
 
