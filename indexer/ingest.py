@@ -196,7 +196,8 @@ def add_photos(
     if problems:
         raise PhotosRefused(problems)
     added: list[AnnotationRow] = []
-    for name, data, stored in described:
+    for given, data, stored in described:
+        name = _storable(given)
         store.put(data)
         media_id, _ = _ensure_media(session, stored, name)
         annotation, _ = media.ensure_annotation(
@@ -212,6 +213,11 @@ def add_photos(
         )
         added.append(annotation)
     return added
+
+
+def _storable(name: str | None) -> str | None:
+    """A file name as PostgreSQL's text can hold it: no NUL, no half of a surrogate pair."""
+    return name and name.replace("\0", "").encode(errors="replace").decode()
 
 
 def _describe(data: bytes, limits: DecodeLimits) -> _Stored:

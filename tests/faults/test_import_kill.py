@@ -27,7 +27,7 @@ from indexer.ingest import plan_import, run_import
 from indexer.media import MediaStore
 from tests import zoo
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 PHOTOS = 200
 INDIVIDUALS = 20

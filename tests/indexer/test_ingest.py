@@ -508,3 +508,10 @@ def test_rows_follow_the_callers_transaction(sessions: Sessions, store: MediaSto
         session.rollback()
     assert count(sessions, "media_asset") == count(sessions, "annotation") == 0
     assert len(list(store.stored())) == 1
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "x" * 5000, "caf\udce9.jpg", "../../etc/passwd", ""])
+def test_any_file_name_is_only_a_text(add: Add, store: MediaStore, name: str) -> None:
+    [row] = add((name, zoo.photo(1)))
+    assert store.read(row.sha256) == zoo.photo(1)
+    assert row.source_ref == name.replace("\0", "").replace("\udce9", "?")
