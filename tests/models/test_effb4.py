@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +54,21 @@ def test_embedding_and_softmax_equal_plain_torch(effb4: Published, installed: Pa
     assert 0.2 < max(best) < 0.99, "the comparison needs probabilities that are not trivial"
     a, b = embedded.vectors[0], embedded.vectors[1]
     assert float(a @ b) < 0.99, "the comparison needs photos that the network tells apart"
+
+
+def test_serving_it_stays_small_and_without_torch(installed: Path) -> None:
+    code = (
+        "import sys; from models.threads import configure_threads; configure_threads(2); "
+        "from pathlib import Path; from models.bundles import load_serving; import numpy as np; "
+        "s = load_serving(Path(sys.argv[1]), device='cpu', starter=None, threads=2); "
+        "e = s.embedder.embed([np.zeros((600, 800, 3), np.uint8)]); s.head.answer(e.vectors); "
+        "status = dict(l.split(':', 1) for l in open('/proc/self/status') if ':' in l); "
+        "print(int(status['VmRSS'].split()[0]) // 1024, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(installed)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    resident_mib, torch_loaded = done.stdout.split()
+    assert int(resident_mib) <= 400
+    assert torch_loaded == "False"
