@@ -228,6 +228,7 @@ def _save_weights(state: State, path: Path) -> None:
 
     # Tensors of a checkpoint may share memory or be views; safetensors stores each on its own.
     save_file({name: value.detach().contiguous().clone() for name, value in state.items()}, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def _preprocessing(recipe: Recipe) -> Preprocessing:
