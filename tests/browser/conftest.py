@@ -107,7 +107,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     data_dir = tmp_path_factory.mktemp("site")
     demo = data_dir / "demo"
     write_catalogue(demo / "photos", individuals=INDIVIDUALS, photos_per_individual=(4, 4))
-    queries = write_queries(demo / "queries", individuals=INDIVIDUALS)
+    queries = write_queries(demo / "queries", individuals=INDIVIDUALS, unknown_position=400)
     environment = _environment(data_dir)
     imported = subprocess.run(
         _resight("import", str(demo / "photos")),
