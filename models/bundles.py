@@ -319,12 +319,10 @@ def _install(
 
 def _install_built(source: Path, models_dir: Path, say: Say) -> Installed:
     manifest = Manifest.load(source)
-    if Path(manifest.name).name != manifest.name or manifest.name.startswith("."):
-        raise BundleError("bad_manifest", f"{source} has the unusable name {manifest.name!r}")
     say("checking files and golden vectors")
     with _workplace(models_dir) as out:
         for name in (*manifest.files, MANIFEST):
-            if Path(name).name != name or not (source / name).is_file():
+            if not (source / name).is_file():
                 raise BundleError("file_missing", f"{source / name} is missing")
             shutil.copyfile(source / name, out / name)
         manifest.check_files(out)

@@ -87,7 +87,9 @@ class Manifest:
             preprocessing = Preprocessing.from_dict(fields.pop("preprocessing"))
             files = {name: FileRecord(**record) for name, record in fields.pop("files").items()}
             prompts = tuple(fields.pop("prompts"))
-            return cls(preprocessing=preprocessing, files=files, prompts=prompts, **fields)
+            manifest = cls(preprocessing=preprocessing, files=files, prompts=prompts, **fields)
+            manifest.check_roles()
+            return manifest
         except FileNotFoundError as error:
             raise BundleError(
                 "not_built", f"{folder} has no {MANIFEST}: install the bundle again"
@@ -96,6 +98,22 @@ class Manifest:
             raise BundleError(
                 "bad_manifest", f"{folder / MANIFEST} cannot be read ({error!r}): install it again"
             ) from error
+
+    def check_roles(self) -> None:
+        """Every file that this kind of bundle needs is named, on record and inside the folder.
+
+        Raises:
+            ValueError: with the role or the name at fault.
+        """
+        needed = ["weights", "ir", "ir_weights", "golden"]
+        needed += ["text"] if self.kind == "gate" else []
+        needed += ["classes", "species"] if self.slots else []
+        for role in needed:
+            if self.roles.get(role) not in self.files:
+                raise ValueError(f"it has no file for {role}")
+        for name in (self.name, *self.files):
+            if Path(name).name != name or name.startswith("."):
+                raise ValueError(f"{name!r} is no plain name")
 
     def check_files(self, folder: Path, names: Iterable[str] | None = None) -> None:
         """Compare files with their record; None compares all.

@@ -214,6 +214,12 @@ def test_installing_without_torch_says_how_to_get_it(
 # --- broken on disk
 
 
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads((folder / MANIFEST).read_text("utf-8"))
+    change(record)
+    (folder / MANIFEST).write_text(json.dumps(record))
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -230,6 +236,12 @@ def flip(path: Path) -> None:
         (lambda f: (f / MANIFEST).unlink(), "not_built"),
         (lambda f: (f / MANIFEST).write_text("{"), "bad_manifest"),
         (lambda f: (f / MANIFEST).write_text("[]"), "bad_manifest"),
+        (lambda f: edit(f, lambda m: m["roles"].pop("golden")), "bad_manifest"),
+        (
+            lambda f: edit(f, lambda m: m["files"].update({"../x": m["files"]["golden.npz"]})),
+            "bad_manifest",
+        ),
+        (lambda f: edit(f, lambda m: m.update(surprise=1)), "bad_manifest"),
     ],
 )
 def test_a_broken_bundle_is_named_and_the_next_one_serves(
