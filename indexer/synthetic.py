@@ -937,7 +937,7 @@ def write_queries(
     """Draw the three sample queries of a catalogue of `individuals` and their `manifest.json`.
 
     `known.jpg` is an individual of the catalogue in a new encounter, `unknown.jpg` one that is not
-    in it, `not_a_whale.jpg` a boat.
+    in it, `not_a_whale.jpg` a page of text.
     """
     stranger = individuals if unknown_position is None else unknown_position
     if not 0 <= known_position < individuals <= stranger:
@@ -958,11 +958,11 @@ def write_queries(
         fluke = Fluke.from_seed(individual_seed(position, seed=seed))
         scene = Scene.from_seed(individual_seed(position, seed=seed) * 100 + 50)
         _save(draw_fluke(fluke, scene, size_px=size_px), path)
-    _save(draw_negative("boat", seed, size_px=size_px), queries.not_a_whale)
+    _save(draw_negative("text", seed, size_px=size_px), queries.not_a_whale)
     manifest = {
         "known": {"individual": name},
         "unknown": {"individual": None},
-        "not_a_whale": {"individual": None, "kind": "boat"},
+        "not_a_whale": {"individual": None, "kind": "text"},
     }
     queries.manifest.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return queries

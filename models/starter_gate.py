@@ -15,8 +15,9 @@ With features x (N, C), everything float32:
     other  = softmax(l)_other                                 (N,)
     d_k    = |(p - kind_mean_k) @ kind_whitening_k|² / kind_limit_k   (N, kinds), 1 = the limit
 
-accepted: score ≥ threshold, d_fluke ≤ 1, other ≤ other_limit;
-rejected: score < threshold, min d_negative ≤ 1, other ≤ other_limit; abstained: everything else.
+accepted: score ≥ threshold, d_fluke ≤ 1, other ≤ other_limit_fluke;
+rejected: score < threshold and, for the nearest negative kind k, d_k ≤ 1, other ≤ other_limit_k;
+abstained: everything else. A kind that is never rejected has a negative other_limit.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class StarterGate:
     kind_mean: Array
     kind_whitening: Array
     kind_limit: Array
+    other_limit: Array
     threshold: float
-    other_limit: float
 
     def __post_init__(self) -> None:
         """Check shapes: C features, K directions, M hidden units, three outputs, any kinds."""
@@ -63,6 +64,7 @@ class StarterGate:
             "output_weight": (hidden, 3),
             "output_bias": (3,),
             "kind_mean": (kinds, directions),
+            "other_limit": (kinds,),
             "kind_whitening": (kinds, directions, directions),
         }
         for name, shape in wanted.items():
@@ -86,8 +88,8 @@ class StarterGate:
         if names != set(found):
             odd = ", ".join(sorted(names ^ set(found)))
             raise BundleError("bad_gate", f"{path.name} has missing or unknown arrays: {odd}")
-        threshold, other_limit = float(found.pop("threshold")), float(found.pop("other_limit"))
-        return cls(**found, threshold=threshold, other_limit=other_limit)
+        threshold = float(found.pop("threshold"))
+        return cls(**found, threshold=threshold)
 
     def save(self, path: Path) -> None:
         """Write `gate.npz`."""
@@ -119,11 +121,14 @@ class StarterGate:
     def decide(self, features: Array) -> list[tuple[StarterState, float]]:
         """State and score (0 = negative … 1 = fluke) of each row of features (N, C)."""
         score, other, distance = self.scores(features)
-        known = other <= self.other_limit
-        fluke = (score >= self.threshold) & known & (distance[:, FLUKE_KIND] <= 1.0)
-        nearest = np.delete(distance, FLUKE_KIND, axis=1).min(axis=1)
-        negative = (score < self.threshold) & known & (nearest <= 1.0)
+        is_fluke = (distance[:, FLUKE_KIND] <= 1.0) & (other <= self.other_limit[FLUKE_KIND])
+        accepted = (score >= self.threshold) & is_fluke
+        apart = distance.copy()
+        apart[:, FLUKE_KIND] = np.inf
+        nearest = apart.argmin(axis=1)
+        is_negative = (apart.min(axis=1) <= 1.0) & (other <= self.other_limit[nearest])
+        rejected = (score < self.threshold) & is_negative
         return [
             ("accepted" if yes else "rejected" if no else "abstained", float(value))
-            for yes, no, value in zip(fluke, negative, score, strict=True)
+            for yes, no, value in zip(accepted, rejected, score, strict=True)
         ]

@@ -25,8 +25,8 @@ def small_gate() -> StarterGate:
         kind_mean=np.array([[3.0, 0.0], [-3.0, 0.0]], dtype=np.float32),
         kind_whitening=np.stack([eye, eye]),
         kind_limit=np.array([4.0, 1.0], dtype=np.float32),
+        other_limit=np.array([0.5, 0.5], dtype=np.float32),
         threshold=0.5,
-        other_limit=0.5,
     )
 
 
@@ -45,6 +45,12 @@ def test_decides_by_kind_and_distance(feature: tuple[float, float], state: str) 
     [(decided, score)] = small_gate().decide(np.array([feature], dtype=np.float32))
     assert decided == state
     assert 0.0 <= score <= 1.0
+
+
+def test_a_kind_can_be_spared_from_rejection() -> None:
+    gate = replace(small_gate(), other_limit=np.array([0.5, -1.0], dtype=np.float32))
+    rows = np.array([[-2.0, 1.0], [4.0, 1.0]], dtype=np.float32)
+    assert [state for state, _ in gate.decide(rows)] == ["abstained", "accepted"]
 
 
 def test_score_formula() -> None:
