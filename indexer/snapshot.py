@@ -34,6 +34,7 @@ from db.types import SnapshotState
 from indexer.vector_index.exact import ExactIndex
 from indexer.vector_index.faiss_sq8 import FaissSq8Index, write
 from indexer.vector_index.protocol import Ids, Part, Vectors, nearest, unit_rows
+from indexer.vector_index.rows import RowFile
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """An opened snapshot. The files may be deleted while it is in use: the maps keep them."""
+    """An opened snapshot. The files may be deleted while it is in use: open ones stay."""
 
     manifest: Manifest
     ids: Ids
@@ -189,11 +190,8 @@ def _write(session: Session, space: SpaceRow, folder: Path, identifier: UUID) ->
     horizon = embeddings.horizon(session)
     chunks = embeddings.read_space_chunks(session, space.id, _READ_ROWS)
     _write_rows(folder, chunks, space.dim)
-    ids, vectors = _map(folder)
+    ids, vectors = _rows(folder)
     max_error = write(folder / "codes.faiss", vectors)
-    # Pages touched through a map count as memory of the process until the map is dropped.
-    del vectors
-    ids, vectors = _map(folder)
     index = FaissSq8Index(folder / "codes.faiss", ids, vectors, max_error)
     recall = _verify(index, ExactIndex(ids, vectors), vectors)
     manifest = Manifest(
@@ -243,7 +241,7 @@ def _write_header(file: Any, count: int, dim: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _verify(index: FaissSq8Index, oracle: ExactIndex, vectors: Vectors) -> float:
+def _verify(index: FaissSq8Index, oracle: ExactIndex, vectors: RowFile) -> float:
     """Recall of the codes alone, over rows spread evenly through the space.
 
     Raises:
@@ -251,7 +249,7 @@ def _verify(index: FaissSq8Index, oracle: ExactIndex, vectors: Vectors) -> float
     """
     count = len(vectors)
     queries = min(count, _VERIFIED_QUERIES, max(8, _VERIFIED_WORK // count))
-    sample = np.ascontiguousarray(vectors[np.linspace(0, count - 1, queries).astype(np.int64)])
+    sample = vectors[np.linspace(0, count - 1, queries).astype(np.intp)]
     k = min(_VERIFIED_NEIGHBOURS, count)
     found = 0
     for query in sample[:, None, :]:
@@ -273,7 +271,7 @@ def _open(folder: Path, space: SpaceRow) -> Snapshot:
     try:
         manifest = Manifest(**json.loads((folder / _MANIFEST).read_text()))
         _check_manifest(manifest, folder, space)
-        ids, vectors = _map(folder)
+        ids, vectors = _rows(folder)
         if ids.shape != (manifest.count,) or vectors.shape != (manifest.count, manifest.dim):
             raise SnapshotUnusable(
                 f"{ids.shape} ids and {vectors.shape} vectors, not {manifest.count} rows"
@@ -316,11 +314,9 @@ def _check_published(
         )
 
 
-def _map(folder: Path) -> tuple[Ids, Vectors]:
-    # The ids are read whole: every search looks into them.
+def _rows(folder: Path) -> tuple[Ids, RowFile]:
     ids: Ids = np.load(folder / "ids.npy", allow_pickle=False)
-    vectors: Vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    return ids, vectors
+    return ids, RowFile(folder / "vectors.npy")
 
 
 def _sha256(path: Path) -> str:

@@ -14,14 +14,15 @@ from indexer.vector_index.protocol import (
     float32_error,
     positions_of,
 )
+from indexer.vector_index.rows import RowFile
 
-_BLOCK_ROWS = 65_536
+_BLOCK_ROWS = 16_384
 
 
 class ExactIndex:
-    """Compares with every row. The rows may be an array in memory or a memory map."""
+    """Compares with every row, in memory or in a file."""
 
-    def __init__(self, ids: Ids, vectors: Vectors) -> None:
+    def __init__(self, ids: Ids, vectors: Vectors | RowFile) -> None:
         """`ids` int64 (N,), distinct, in any order; `vectors` float32 (N, D) of unit length."""
         if len(ids) != len(vectors):
             raise ValueError(f"{len(ids)} ids for {len(vectors)} vectors")
@@ -47,7 +48,7 @@ class ExactIndex:
 
     def fetch(self, ids: Ids) -> tuple[Ids, Vectors]:
         rows = self._positions(ids)
-        return self._ids[rows], np.asarray(self._vectors[rows])
+        return self._ids[rows], self._vectors[rows]
 
     def _positions(self, ids: Ids) -> NDArray[np.intp]:
         found = positions_of(self._sorted, ids)

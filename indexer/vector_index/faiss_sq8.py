@@ -18,6 +18,7 @@ from indexer.vector_index.protocol import (
     float32_error,
     positions_of,
 )
+from indexer.vector_index.rows import RowFile
 
 faiss: Any = untyped_faiss
 """Its stubs know neither keyword arguments nor arrays where SWIG accepts them."""
@@ -30,7 +31,7 @@ _COARSE_SHARE = 8
 class FaissSq8Index:
     """A memory-mapped 8-bit scan over the rows of `vectors`, which re-score its candidates."""
 
-    def __init__(self, path: Path, ids: Ids, vectors: Vectors, max_error: float) -> None:
+    def __init__(self, path: Path, ids: Ids, vectors: Vectors | RowFile, max_error: float) -> None:
         """Opens a file of `write`; check its SHA-256 first, a flipped bit inside loads silently.
 
         `ids` int64 (N,) ascending and `vectors` float32 (N, D) are the rows it was written from,
@@ -84,7 +85,7 @@ class FaissSq8Index:
         return self._rows.fetch(ids)
 
 
-def write(path: Path, vectors: Vectors) -> float:
+def write(path: Path, vectors: Vectors | RowFile) -> float:
     """Quantise unit rows (N, D) into a new file; returns a bound on the error of its scores.
 
     The bound is the longest difference between a row and its quantised form: no cosine can move
@@ -98,13 +99,16 @@ def write(path: Path, vectors: Vectors) -> float:
         dim, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
     blocks = [slice(start, start + _BLOCK_ROWS) for start in range(0, len(vectors), _BLOCK_ROWS)]
-    low = high = vectors[0] if len(vectors) else np.zeros(dim, dtype=np.float32)
+    low = high = vectors[:1].sum(axis=0)
     for block in blocks:
-        low = np.minimum(low, vectors[block].min(axis=0))
-        high = np.maximum(high, vectors[block].max(axis=0))
+        rows = vectors[block]
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
     faiss.omp_set_num_threads(1)
     # The quantiser learns the range of each dimension only, so its two ends teach it all.
     index.train(np.stack([low, high]))
+    # Room for all codes at once: growing step by step would hold them twice.
+    index.codes.resize(len(vectors) * index.code_size)
+    index.codes.resize(0)
     error = 0.0
     for block in blocks:
         rows = np.ascontiguousarray(vectors[block])

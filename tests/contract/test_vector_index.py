@@ -27,17 +27,25 @@ from indexer.vector_index.protocol import (
     settle,
     unit_rows,
 )
+from indexer.vector_index.rows import RowFile
 from tests import spaces
 
 Make = Callable[[list[int], NDArray[np.float32]], VectorIndex]
 
-BACKENDS = ["exact", "faiss", "pgvector"]
+BACKENDS = ["exact", "file", "faiss", "pgvector"]
 
 
 @pytest.fixture(params=BACKENDS)
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     def exact(ids: list[int], rows: NDArray[np.float32]) -> VectorIndex:
         return ExactIndex(np.array(ids, dtype=np.int64), rows)
+
+    def file(ids: list[int], rows: NDArray[np.float32]) -> VectorIndex:
+        path = tmp_path / f"{uuid4()}.npy"
+        np.save(path, rows)
+        kept = RowFile(path) if len(rows) else rows
+        path.unlink()
+        return ExactIndex(np.array(ids, dtype=np.int64), kept)
 
     def faiss(ids: list[int], rows: NDArray[np.float32]) -> VectorIndex:
         path = tmp_path / f"{uuid4()}.faiss"
@@ -55,7 +63,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         spaces.fill(session, space, rows, [1] * len(ids), ids=ids)
         return PgVectorIndex(session, space.id, space.dim)
 
-    made: dict[str, Make] = {"exact": exact, "faiss": faiss, "pgvector": pgvector}
+    made: dict[str, Make] = {"exact": exact, "file": file, "faiss": faiss, "pgvector": pgvector}
     return made[request.param]
 
 
@@ -294,3 +302,35 @@ def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         faiss_sq8.write(path, rows[:5])
     assert path.read_bytes() == whole
     assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_rows_of_a_file_are_those_written(tmp_path: Path) -> None:
+    rows = spaces.clustered(list(range(70)), 12)
+    np.save(tmp_path / "rows.npy", rows)
+    file = RowFile(tmp_path / "rows.npy")
+    assert (len(file), file.shape) == (70, (70, 12))
+    np.testing.assert_array_equal(file[3:9], rows[3:9])
+    np.testing.assert_array_equal(file[60:100], rows[60:])
+    np.testing.assert_array_equal(file[80:90], rows[80:90])
+    some = np.array([69, 0, 5, 5], dtype=np.intp)
+    np.testing.assert_array_equal(file[some], rows[some])
+    assert file[some].flags.writeable
+    with pytest.raises(ValueError, match="steps of 2"):
+        file[0:10:2]
+
+
+def test_a_file_that_holds_no_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    np.save(path, np.arange(5))
+    with pytest.raises(ValueError, match="not rows"):
+        RowFile(path)
+    np.save(path, spaces.clustered([0, 1], 8))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match=r"mmap|size"):
+        RowFile(path)
+    path.write_bytes(whole)
+    file = RowFile(path)
+    path.write_bytes(whole[:-4])
+    with pytest.raises(OSError, match="ends before row 1"):
+        file[1:2]

@@ -223,7 +223,7 @@ def test_codes_that_disagree_with_the_oracle_are_not_published(
 ) -> None:
     def claims_perfection(path: Path, vectors: NDArray[np.float32]) -> float:
         noise = np.random.default_rng(0).standard_normal(vectors.shape).astype(np.float32)
-        faiss_sq8.write(path, spaces.unit(vectors + noise))
+        faiss_sq8.write(path, spaces.unit(vectors[:] + noise))
         return 0.0
 
     monkeypatch.setattr(snapshot, "write", claims_perfection)
