@@ -127,7 +127,7 @@ def _tell(url: str, settings: Settings, folder: Path, photos: Path | None) -> No
         name = escape(known["known"]["individual"])
         lines.append(
             f"  samples   known.jpg is {name}, unknown.jpg is in no catalogue, "
-            "not_a_whale.jpg is a boat"
+            "not_a_whale.jpg is a page of text"
         )
     lines += [f"Ctrl-C ends it; what you add stays in {escape(str(settings.data_dir))}.", ""]
     out.print("\n".join(lines))
