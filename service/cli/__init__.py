@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the `resight` command."""
     from models.threads import configure_threads
 
@@ -17,4 +19,11 @@ def main() -> None:
     from service.cli.commands import app
     from service.cli.common import run
 
-    sys.exit(run(app))
+    code = run(app)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # All is committed and closed by now. Taking the interpreter down under the thread pools of
+    # native libraries has crashed (once in a hundred runs, on a busy machine), and a success must
+    # not end as a segmentation fault.
+    os._exit(code)
