@@ -49,8 +49,8 @@ def default_answer(
         return DefaultAnswer(
             "unmapped_slot",
             model=model,
-            reason=f"The head knows this individual (slot {head.winner_slot}) but has no name for "
-            "it; the matches may.",
+            reason=f"The head's best slot ({head.winner_slot}) is of an individual that has no name "
+            "in its list; the matches may know it.",
         )
     best = head.top[0].probability
     if best < min_probability:

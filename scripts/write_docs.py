@@ -45,48 +45,118 @@ well. They are read once, at start. Made from the program by `make docs`.
 API_HEAD = """\
 # API
 
-JSON over HTTP under `/v1`. [`openapi.json`](../openapi.json) (OpenAPI 3.1, also at `/openapi.json`) describes every field; this
-page says what it means. The routes and codes below are made from the program by `make docs`.
+JSON over HTTP, described by [openapi.json](../openapi.json) (OpenAPI 3.1; the running service answers the same at
+`/openapi.json`). Ids are text. Scores are cosines (−1…1), probabilities 0…1, times milliseconds, dates ISO 8601; a time without
+a zone is read as UTC. Routes and codes below are made from the program by `make docs`.
 
 ## Who may ask
 
-On loopback everyone on this machine may do everything. Beyond it a key is needed: `resight keys create NAME --role ROLE`, then
-`Authorization: Bearer KEY` (a browser asks for it as a password, with any user name). Roles are `viewer`, `reviewer`, `curator`,
-`admin`; each may do what those before it may.
+On 127.0.0.1 the service is open: whoever reaches it is `local` and may do everything. To listen wider it needs at least one key
+(`resight keys create NAME --role reviewer`, shown once) and every request then carries it:
 
-## Identifying
+```
+Authorization: Bearer rs_…
+```
 
-    curl -F file=@left.jpg -F file=@right.jpg -F k=5 -F viewpoint=left http://127.0.0.1:8000/v1/identify
+| role | may |
+|---|---|
+| viewer | read individuals, photos, stored queries, exports |
+| reviewer | identify and search as well |
+| curator | add individuals and photos as well |
+| admin | everything |
 
-All photos of one request are of one encounter. The answer, whose parts are explained in the [glossary](glossary.md):
+A browser may send the key as the password of HTTP Basic, with any user name. `/health` and `/ready` are open to all;
+`/metrics` and `/openapi.json` follow `RESIGHT_PUBLIC_DOCS`. Requests under a foreign `Host` (421) and writing requests from a page of
+another origin (403) are refused.
+
+## Identify
+
+```
+curl -F file=@fluke.jpg -F k=5 http://127.0.0.1:8000/v1/identify
+```
+
+`file` once for each photo of one encounter. Beside it, as form fields or query parameters:
 
 | field | meaning |
 |---|---|
-| `gate` | `state` is `accepted`, `rejected` or `abstained`, with `score` and `threshold` where there are any. A rejection is an answer (200) |
-| `default_answer` | `status` says what the head has to say: `given`; `low_confidence`; `unmapped_slot` (the likeliest individual has no name in the class list: look at the matches); `withheld` (the gate did not accept); `unavailable` (no head) |
-| `matches` | k distinct individuals by cosine, best first: `score`, the `annotation_id` and `media_id` that won, and how many annotations are `supporting` |
-| `agreement` | whether default answer and first match are the same individual; null where one is missing |
-| `novelty` | where the best score lies among the scores of true matches: `verdict` is `known`, `uncertain` or `probably_new` |
-| `receipt` | what was searched: `mode`, `eligible`, `scanned`, `excluded`, `truncated`, `filters`, `fingerprint`, `snapshot`, `delta`, `timings_ms` |
-| `photos` | what became of each photo, in the order sent; one that cannot be read is named here and the others are answered |
-| `stage`, `bundle`, `notices` | which model really spoke, and what a person should know about it |
+| `k` | how many individuals (10) |
+| `taxon`, `place`, `date_from`, `date_to`, `viewpoint`, `sex`, `vitality`, `catalogue` | search only what fits; `taxon` and `viewpoint` may be repeated; an end date is included |
+| `exclude_encounter` | an encounter's id, or `own`: that of the stored photo with the same bytes |
+| `exclude_known` | `true`: a photo that is stored already does not find itself, nor a near-duplicate |
 
-Filters: `taxon`, `place`, `date_from`, `date_to`, `viewpoint`, `sex`, `vitality`, `catalogue`; `taxon` and `viewpoint` may be
-repeated. A photo that is stored already does not find itself, and is counted in `receipt.excluded`; `exclude_encounter=own` leaves
-out everything of its encounter, an encounter's id that encounter.
+A misspelt field is an error, never a filter that silently does nothing. The answer:
 
-A vector is searched only together with the `fingerprint` of its space (`POST /v1/search`); a wrong one is refused.
+| member | meaning |
+|---|---|
+| `query_id` | the stored query; `GET /v1/queries/{id}` gives this answer again |
+| `gate` | `state` accepted / rejected / abstained, with `score`, `threshold`, `model`, `reason` |
+| `default_answer` | `status` and, when `given`, the individual with its probability and the next ranks |
+| `matches` | the k nearest *individuals*: best cosine, winning annotation and photo, `supporting` photos |
+| `agreement` | whether head and first match name the same individual; null when either says nothing |
+| `receipt` | what was searched, what was left out and why, time per stage |
+| `novelty` | the best score beside the scores of true matches: `known`, `uncertain`, `probably_new`, with the histogram |
+| `known_photo` | these bytes are in the catalogue already: annotation and individual |
+| `photos` | per photo: its gate, its stored id, or why it could not be read |
+| `stage`, `bundle` | which model really spoke |
+| `notices` | what a person should know, each with a code and a sentence |
 
-## Adding
+| `default_answer.status` | when |
+|---|---|
+| `given` | accepted, the best slot has a name, probability at or above the minimum |
+| `low_confidence` | below the minimum: no name |
+| `unmapped_slot` | the head's best slot is of an individual without a name in its list; look at the matches |
+| `withheld` | the gate rejected or abstained |
+| `unavailable` | no head is loaded |
 
-`POST /v1/individuals` (fields `name`, `taxon`, …, photos as `file`, or `query_id` of a stored query) and
-`POST /v1/individuals/{id}/photos` store, name and embed in one transaction: the next request can find the individual. With an
-`Idempotency-Key` a repeated request is answered as the first was.
+A rejection is a result (200). After `rejected` nothing is searched; after `abstained` the matches are there for review. Where nothing was
+searched, `receipt` and `novelty` are null: an empty `matches` beside a receipt means that there was nobody to find.
 
-## Compatible answers
+Several photos of an encounter are answered together: the head sees the mean of their cosines, an individual scores as high as with its
+best photo, and one accepted photo is enough for the gate. A photo that cannot be read is named in `photos` and the others are
+answered; when none can be read the answer is an error.
 
-`POST /v1/predict-single` (field `file`) and `POST /v1/predict-batch` (field `archive`, a ZIP; one result per entry, in order) answer
-in the form of earlier cetacean services, also without `/v1`: `class_animal` is the **individual**, `id_animal` the **species**.
+## Search
+
+```
+curl -H 'Content-Type: application/json' -d '{"annotation_id": "17", "k": 5}' http://127.0.0.1:8000/v1/search
+```
+
+`POST /v1/search` takes a stored `annotation_id`, or a `vector` with the `fingerprint` of the model that made it (see `/v1/models`). A
+missing or wrong fingerprint is 422: two spaces are never compared. With it go `k`, `filters` (an object with the fields above),
+`exclude_self`, `exclude_encounter`. `POST /v1/annotations/{id}/similar` is the same for one annotation, and
+`GET /v1/annotations/{id}/embedding` gives its vector with its fingerprint.
+
+## Individuals
+
+```
+curl -F name=Luna -F taxon='humpback whale' -F file=@a.jpg -F file=@b.jpg http://127.0.0.1:8000/v1/individuals
+```
+
+201 with `Location`. All or nothing, and the photos are embedded before the answer: the next identification can return the
+individual, without any training. `query_id` takes the photos of a stored query, beside or instead of `file`. `Idempotency-Key` makes a
+repeated request give the first answer (`Idempotency-Replayed: true`); the same key with another request is 422. A name that is
+taken is 409, whatever its case; so is a photo that shows another individual already.
+
+`POST /v1/individuals/{id}/photos` adds photos. `GET /v1/individuals` lists with `limit`, `cursor`, `text`, `taxon`; follow
+`next_cursor` or the `Link` header. `GET /v1/individuals/{id}` reads one with its photos.
+
+`GET /v1/media/{id}` gives the bytes as received, as a download; `/v1/media/{id}/thumbnail?size=` and
+`/v1/annotations/{id}/crop?size=` give upright JPEGs without metadata.
+
+## For older clients
+
+`POST /v1/predict-single` (`file`), `POST /v1/predict-batch` (`archive`, a ZIP: one result per entry, in order, a broken one as
+`corrupted_image`), `GET /v1/drift-stats`, `GET /v1/export?format=json|csv&since=`, also without `/v1`. `class_animal` is the individual and
+`id_animal` the species: the names are swapped, and clients rely on it. `bbox` is the whole photo and `mask` is null: no region is sought.
+Where the gate abstains `is_cetacean` is null. `drift-stats` counts this process since its start.
+
+## State
+
+`/health`: the process is alive. `/ready`: 200 when gate, head and search can speak, else 503 with `reasons`. `/metrics`: Prometheus.
+`/v1/models`: what is loaded, which spaces there are, what could not be loaded. `/v1/limits`: what a request may cost.
+
+Photos are JPEG, PNG, WEBP, BMP or TIFF by content, whatever their name, up to 25 MiB and 50 million pixels; the pixels are counted from
+the header, before anything is decoded. Photos of one encounter, entries of a ZIP and waiting requests are limited as well.
 
 ## Routes
 

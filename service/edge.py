@@ -21,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Problem, respond
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-UNLIMITED_PATHS = frozenset({"/health", "/ready", "/metrics"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; "
@@ -147,7 +146,7 @@ class Edge:
         return None
 
     def _too_fast(self, scope: Scope, headers: Headers) -> Problem | None:
-        if scope["path"] in UNLIMITED_PATHS:
+        if scope["method"] in SAFE_METHODS:
             return None
         wait_s = self._limiter.take(_caller(scope, headers))
         if wait_s == 0.0:
@@ -155,7 +154,7 @@ class Edge:
         return Problem(
             429,
             "rate_limited",
-            f"More than {self._limiter.per_minute} requests a minute; wait {wait_s:.1f} seconds.",
+            f"More than {self._limiter.per_minute} questions a minute; wait {wait_s:.1f} seconds.",
             headers={"Retry-After": str(int(wait_s) + 1)},
         )
 

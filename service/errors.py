@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from db.errors import Conflict, DbError, Invalid, NotFound, SchemaMismatch, UnsupportedDatabase
@@ -107,6 +109,10 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (GateUnavailable, 503, "gate_unavailable"),
     (Busy, 503, "busy"),
     (OperationalError, 503, "database_unavailable"),
+    (InterfaceError, 503, "database_unavailable"),
+    (psycopg.OperationalError, 503, "database_unavailable"),
+    (psycopg.InterfaceError, 503, "database_unavailable"),
+    (PoolTimeout, 503, "database_busy"),
 )
 """The first row whose type fits gives the status, and the code where the error has none itself."""
 
@@ -125,7 +131,8 @@ def problem_of(error: BaseException) -> Problem:
     for kind, status, code in STATUS:
         if isinstance(error, kind):
             code, errors = _code_and_errors(error, code)
-            return Problem(CODE_STATUS.get(code, status), code, _sentence(error), errors=errors)
+            sentence = DATABASE_SENTENCES.get(code) or str(getattr(error, "detail", error))
+            return Problem(CODE_STATUS.get(code, status), code, sentence, errors=errors)
     return Problem(500, "internal_error", "Something failed inside; the log has the request id.")
 
 
@@ -138,12 +145,6 @@ def _code_and_errors(error: BaseException, code: str) -> tuple[str, list[FieldEr
     if isinstance(error, BadArchive):
         return error.code, [FieldError("/archive", error.detail)]
     return str(getattr(error, "code", code)), []
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, OperationalError):
-        return "The database does not answer; try again in a moment."
-    return str(getattr(error, "detail", error))
 
 
 def respond(problem: Problem, *, request_id: str, instance: str) -> Response:
@@ -172,6 +173,12 @@ def body_of(problem: Problem, *, request_id: str, instance: str) -> dict[str, An
         "request_id": request_id,
     }
 
+
+DATABASE_SENTENCES = {
+    "database_unavailable": "The database does not answer; try again in a moment.",
+    "database_busy": "Every connection to the database is in use; try again in a moment.",
+}
+"""Said instead of the driver's own words, which may name hosts and statements."""
 
 HTTP_CODES = {
     400: "bad_request",

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
     rate_limit_per_minute: int | None = Field(
         None,
         ge=0,
-        description="Requests a minute for one key or address; 0: no limit. "
+        description="Questions and additions (POST) a minute for one key or address; 0: no limit. "
         "Without it: no limit on loopback, 600 beyond.",
     )
 

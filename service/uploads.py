@@ -66,10 +66,15 @@ async def read_upload(request: Request, field: str, *, max_files: int) -> Upload
             )
         _refuse_other_fields(form, field)
         files = [
-            Part(part.filename or None, part.content_type, await part.read()) for part in uploads
+            Part(_name(part.filename), part.content_type, await part.read()) for part in uploads
         ]
         fields = _text_fields(request, form)
     return Upload(tuple(files), fields)
+
+
+def _name(name: str | None) -> str | None:
+    """The file name as sent, without the one character that PostgreSQL's text cannot hold."""
+    return (name or "").replace("\x00", "") or None
 
 
 def _refuse_other_fields(form: FormData, field: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from db.queries import records
 from db.types import QueryKind
 from indexer.archive import ZipEntry, ZipLimits, read_zip
 from indexer.identify import IdentifyOptions, NoReadablePhoto, PhotoIn
+from indexer.inference import Busy
 from service.compat import corrupted, prediction
 from service.deps import AppState, Reviewer, Runtime, State, Viewer
 from service.errors import FieldError, Problem
@@ -63,6 +65,7 @@ EXPORT_COLUMNS = (
     "best_score",
     "model",
 )
+BUSY_TRIES = 30
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -159,6 +162,12 @@ def export(
 def _predict_entry(state: AppState, entry: ZipEntry, principal: str) -> dict[str, Any]:
     if entry.data is None:
         return corrupted(entry.name, _model_version(state))
+    # A batch that is under way waits for its turn rather than losing what it has answered.
+    for _ in range(BUSY_TRIES):
+        try:
+            return _predict(state, entry.name, entry.data, principal)
+        except Busy as busy:
+            time.sleep(busy.retry_after_s)
     return _predict(state, entry.name, entry.data, principal)
 
 

@@ -72,4 +72,3 @@ def read_query(query_id: UUID, _: Viewer, session: Db) -> JSONResponse:
     """The answer as it was given."""
     stored: dict[str, Any] = records.get_query(session, query_id).answer
     return JSONResponse(stored)
-

@@ -59,9 +59,7 @@ def list_individuals(
     cursor: Cursor = None,
 ) -> IndividualPage:
     """A walk over all pages gives no individual twice and misses none that was there."""
-    page = catalogue.list_individuals(
-        session, text=text, taxon=taxon, limit=limit, cursor=cursor
-    )
+    page = catalogue.list_individuals(session, text=text, taxon=taxon, limit=limit, cursor=cursor)
     if page.next_cursor is not None:
         asked = {"text": text, "taxon": taxon, "limit": limit, "cursor": page.next_cursor}
         query = urlencode({name: value for name, value in asked.items() if value is not None})

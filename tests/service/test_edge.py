@@ -188,12 +188,12 @@ def test_body_limit_holds_with_and_without_a_length(serve: Service) -> None:
 
 def test_rate_limit_says_when_to_come_back(serve: Service) -> None:
     client = serve(rate_limit_per_minute=3)
-    statuses = [client.get("/v1/limits").status_code for _ in range(4)]
+    statuses = [client.post("/v1/identify", files=PHOTO).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
-    refused = client.get("/v1/limits")
+    refused = client.post("/v1/identify", files=PHOTO)
     assert refused.json()["code"] == "rate_limited"
     assert 1 <= int(refused.headers["retry-after"]) <= 21
-    assert client.get("/health").status_code == 200
+    assert client.get("/v1/limits").status_code == 200
 
 
 def test_full_queue_is_503_with_a_time(serve: Service) -> None:

@@ -152,3 +152,22 @@ def test_declared_content_type_of_the_compatible_route(client: TestClient) -> No
     check_problem(client.post("/v1/predict-batch", files=empty), 400, "empty")
     bad = {"archive": ("a.zip", b"PK\x03\x04", "application/zip")}
     check_problem(client.post("/v1/predict-batch", files=bad), 400, "broken_zip")
+
+
+def test_name_that_the_database_cannot_hold_is_kept_without_that_character(
+    client: TestClient,
+) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a\x00b.jpg"\r\n\r\n'
+        + scene(1)
+        + b"\r\n--b--\r\n"
+    )
+    response = client.post(
+        "/v1/identify", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    assert response.status_code == 200, response.text
+    assert response.json()["photos"][0]["name"] == "ab.jpg"
+    nul = client.post(
+        "/v1/individuals", files={"file": ("a.jpg", scene(2))}, data={"name": "a\x00b"}
+    )
+    assert nul.status_code == 422
