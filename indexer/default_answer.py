@@ -49,8 +49,8 @@ def default_answer(
         return DefaultAnswer(
             "unmapped_slot",
             model=model,
-            reason=f"The head's best slot ({head.winner_slot}) is of an individual that has no name "
-            "in its list; the matches may know it.",
+            reason=f"The head's best slot ({head.winner_slot}) is of an individual with no name in "
+            "its list; the matches may know it.",
         )
     best = head.top[0].probability
     if best < min_probability:
