@@ -148,7 +148,7 @@ def ask_sample(
 
 
 @router.post("/identify")
-def identify(request: Request, upload: PhotosUpload, principal: Reviewer, state: State) -> Response:
+def identify(request: Request, principal: Reviewer, upload: PhotosUpload, state: State) -> Response:
     """Asks about photos; with `again`, about those of an earlier query together with new ones."""
     given: dict[str, Any] = dict(upload.fields)
     again = given.pop("again", "")
