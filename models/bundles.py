@@ -467,7 +467,9 @@ def _load_gate(
     except BundleError as error:
         problems.append(Problem("", error.code, error.detail))
         return AbsentGate("the gate's configuration cannot be read"), ()
+    missing = "not installed"
     if (models_dir / config.bundle).is_dir():
+        missing = "installed but unusable"
         try:
             return _load_clip_gate(models_dir / config.bundle, config, device, threads), ()
         except BundleError as error:
@@ -475,7 +477,7 @@ def _load_gate(
     notice = Problem(
         config.bundle,
         "real_gate_not_installed",
-        f"The real gate ({config.bundle}) is not in use: `resight models pull {config.bundle}`.",
+        f"The real gate ({config.bundle}) is {missing}: `resight models pull {config.bundle}`.",
     )
     if folder is not None and manifest is not None and "gate" in manifest.roles:
         from models.starter_gate import StarterGate
