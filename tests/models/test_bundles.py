@@ -386,7 +386,7 @@ def test_the_starters_own_gate_speaks_and_says_that_it_is_not_the_real_one(
         kind_whitening=zeros((2, 2, 2), np.float32),
         kind_limit=np.ones(2, np.float32),
         threshold=0.5,
-        other_limit=0.5,
+        other_limit=np.array([0.5, 0.5], dtype=np.float32),
     )
     folder = tmp_path / "starter"
     write_tiny(folder, tiny.state, tiny.classes, name="starter")
