@@ -12,8 +12,9 @@ USER resight
 WORKDIR /app
 COPY --chown=resight:resight . .
 
-# PyTorch without CUDA; for an image with CUDA: --build-arg PIP_EXTRA_INDEX_URL=
-ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# For an image without CUDA, several GB smaller, name PyTorch's index of CPU builds:
+# --build-arg PIP_EXTRA_INDEX_URL=…
+ARG PIP_EXTRA_INDEX_URL=
 ARG PIP_NO_CACHE_DIR=1
 RUN make models
 
