@@ -22,6 +22,7 @@ from db.queries import catalogue, embeddings, records
 from db.queries.catalogue import MediaRow
 from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
+from db.queries.media import shown_elsewhere
 from db.queries.records import MatchRow, QueryPhotoRow
 from db.types import GateState, QueryKind
 from indexer.answering import (
@@ -67,12 +68,13 @@ class PhotoIn:
 @dataclass(frozen=True, slots=True)
 class IdentifyOptions:
     """`exclude_encounter`: an encounter's id, or `own`: that of the stored photo with the same
-    bytes. `exclude_known`: a photo that is stored already does not find itself."""
+    bytes. `exclude_known`: a photo that is stored already does not find itself; None: unless its
+    individual has no other, so that one that was just added is found."""
 
     k: int = 10
     filters: SearchFilters = field(default_factory=SearchFilters)
     exclude_encounter: UUID | Literal["own"] | None = None
-    exclude_known: bool = True
+    exclude_known: bool | None = None
 
 
 class NoReadablePhoto(Exception):
@@ -206,7 +208,8 @@ class Identifier:
             media = [_media_row(session, s, f) for s, f in zip(seen, stored, strict=True)]
             known = [known_photo(session, row) for row in media]
             asked = _with_encounter(session, options, known)
-            found = self._search(session, look, media, asked, timings)
+            left_out = _left_out(session, options, media, known)
+            found = self._search(session, look, left_out, asked, timings)
             gate = encounter_gate(look.gates)
             default = default_answer(
                 session,
@@ -417,21 +420,19 @@ class Identifier:
         self,
         session: Session,
         look: _Look,
-        media: Sequence[MediaRow],
+        left_out: Sequence[MediaRow],
         options: IdentifyOptions,
         timings: dict[str, float],
     ) -> SearchAnswer | None:
         if look.vectors is None or self._space is None:
             return None
-        request = self._request(look.vectors, options, fingerprint=self._space.fingerprint)
-        if options.exclude_known:
-            request = replace(
-                request,
-                exclude_media=frozenset(row.sha256 for row in media),
-                near_duplicate_of=tuple(
-                    row.perceptual_hash for row in media if row.perceptual_hash is not None
-                ),
-            )
+        request = replace(
+            self._request(look.vectors, options, fingerprint=self._space.fingerprint),
+            exclude_media=frozenset(row.sha256 for row in left_out),
+            near_duplicate_of=tuple(
+                row.perceptual_hash for row in left_out if row.perceptual_hash is not None
+            ),
+        )
         started = time.perf_counter()
         result = self._searcher.search(session, request)
         answer = searched(session, result)
@@ -521,3 +522,22 @@ def _with_encounter(
         return options
     own = next((photo.encounter_id for photo in known if photo and photo.encounter_id), None)
     return replace(options, exclude_encounter=UUID(own) if own else None)
+
+
+def _left_out(
+    session: Session,
+    options: IdentifyOptions,
+    media: Sequence[MediaRow],
+    known: Sequence[KnownPhoto | None],
+) -> list[MediaRow]:
+    """The photos whose copies in the catalogue the search leaves out, as `exclude_known` asks."""
+    if options.exclude_known is not None:
+        return list(media) if options.exclude_known else []
+    ids = [row.id for row in media]
+    return [
+        row
+        for row, photo in zip(media, known, strict=True)
+        if photo is None
+        or photo.individual is None
+        or shown_elsewhere(session, UUID(photo.individual.id), ids)
+    ]

@@ -107,7 +107,12 @@ def ask(url: str, asked: list[Asked], k: int) -> tuple[dict[Asked, int | None], 
             response = client.post(
                 "/v1/identify",
                 files={"file": (photo.path.name, photo.path.read_bytes())},
-                data={"k": k, "viewpoint": photo.viewpoint, "exclude_encounter": "own"},
+                data={
+                    "k": k,
+                    "viewpoint": photo.viewpoint,
+                    "exclude_encounter": "own",
+                    "exclude_known": "true",
+                },
             )
             answer = response.json()
             if response.status_code != 200 or not answer["matches"]:

@@ -82,7 +82,7 @@ curl -F file=@fluke.jpg -F k=5 http://127.0.0.1:8000/v1/identify
 | `k` | how many individuals (10) |
 | `taxon`, `place`, `date_from`, `date_to`, `viewpoint`, `sex`, `vitality`, `catalogue` | search only what fits; `taxon` and `viewpoint` may be repeated; an end date is included |
 | `exclude_encounter` | an encounter's id, or `own`: that of the stored photo with the same bytes |
-| `exclude_known` | `true`: a photo that is stored already does not find itself, nor a near-duplicate |
+| `exclude_known` | `true`: a photo that is stored already does not find itself, nor a near-duplicate; `false`: it does; left away: it does only if its individual has no other photo, so that one just added is found |
 
 A misspelt field is an error, never a filter that silently does nothing. The answer:
 

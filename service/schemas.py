@@ -85,8 +85,10 @@ class IdentifyFields(Filters):
         description="Leave an encounter out: its id, or `own` for that of the stored photo with "
         "the same bytes.",
     )
-    exclude_known: bool = Field(
-        True, description="Whether a photo that is stored already is left out as itself."
+    exclude_known: bool | None = Field(
+        None,
+        description="Whether a photo that is stored already is left out as itself. Without it: "
+        "unless its individual has no other photo, so that one just added is found.",
     )
 
 

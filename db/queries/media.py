@@ -206,6 +206,19 @@ def annotations_on(session: Session, media_id: int) -> list[AnnotationRow]:
     return [_annotation(row) for row in rows]
 
 
+def shown_elsewhere(session: Session, individual_id: UUID, media_ids: Sequence[int]) -> bool:
+    """Whether an individual, merges included, is annotated on any photo but these."""
+    found = session.execute(
+        text(
+            "SELECT EXISTS (SELECT FROM annotation WHERE individual_id IN (SELECT id FROM"
+            " individual WHERE id = :individual OR merged_into_id = :individual)"
+            " AND media_id <> ALL (CAST(:media AS bigint[])))"
+        ),
+        {"individual": individual_id, "media": list(media_ids)},
+    )
+    return bool(found.scalar_one())
+
+
 def annotations_of(
     session: Session, individual_id: UUID, limit: int = 50, cursor: str | None = None
 ) -> Page[AnnotationRow]:
