@@ -51,7 +51,7 @@ from indexer.media import MediaStore
 from indexer.novelty import judge_novelty
 from indexer.search import Searcher, SearchRequest, SearchUnavailable, WrongSpace
 from models.bundles import Serving
-from models.embedder import Floats, l2_normalize
+from models.embedder import Embedder, Floats, l2_normalize
 from models.gate import AbsentGate, GateDecision
 from models.head import HeadAnswer
 from models.preprocess import BadPhoto, DecodeLimits, Rgb, decode, dhash64
@@ -166,7 +166,7 @@ class Identifier:
         self._inference = inference
         self._policy = policy
         self._notices = tuple(notices)
-        self._writers = ThreadPoolExecutor(4, thread_name_prefix="media")
+        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="identify")
 
     @property
     def min_probability(self) -> float:
@@ -177,7 +177,7 @@ class Identifier:
 
     def close(self) -> None:
         """Waits for photos still being written."""
-        self._writers.shutdown(wait=True)
+        self._helpers.shutdown(wait=True)
 
     def identify(
         self,
@@ -341,7 +341,7 @@ class Identifier:
 
     def _look_and_store(self, seen: Sequence[SeenPhoto]) -> tuple[_Look, list[_Stored]]:
         looking = self._inference.submit(self._look, [photo.photo.rgb for photo in seen])
-        storing = [self._writers.submit(self._store_photo, photo) for photo in seen]
+        storing = [self._helpers.submit(self._store_photo, photo) for photo in seen]
         try:
             look = looking.result()
         finally:
@@ -364,12 +364,14 @@ class Identifier:
             kept = [i for i, decision in enumerate(gates) if decision.state != "rejected"]
             vectors = embedded.vectors[kept] if kept else None
         else:
+            # One core resizes for the embedder while another does for the gate.
+            resizing = self._helpers.submit(_resized, photos, embedder)
             gates = gate.decide(photos, None)
             gate_ms = _ms_since(started)
             started = time.perf_counter()
             chosen = [
                 photo
-                for photo, decision in zip(photos, gates, strict=True)
+                for photo, decision in zip(resizing.result(), gates, strict=True)
                 if decision.state != "rejected"
             ]
             vectors = embedder.embed(chosen).vectors if embedder is not None and chosen else None
@@ -541,3 +543,10 @@ def _left_out(
         or photo.individual is None
         or shown_elsewhere(session, UUID(photo.individual.id), ids)
     ]
+
+
+def _resized(photos: Sequence[Rgb], embedder: Embedder | None) -> Sequence[Rgb]:
+    """The photos at the embedder's input size, which it takes as they are."""
+    if embedder is None:
+        return photos
+    return [embedder.spec.preprocessing.apply(photo) for photo in photos]

@@ -119,7 +119,12 @@ class Preprocessing:
         return cls(**(fields | {"mean": mean, "std": std}))
 
     def apply(self, rgb: Rgb) -> Rgb:
-        """Pixels of the input size: uint8 (height_px, width_px, 3), not yet normalised."""
+        """Pixels of the input size: uint8 (height_px, width_px, 3), not yet normalised.
+
+        Pixels that have the input size already are returned as they are.
+        """
+        if rgb.shape[:2] == (self.height_px, self.width_px):
+            return rgb
         if self.fit == "stretch":
             return resize(rgb, (self.height_px, self.width_px), self.interpolation)
         return _centre_crop(rgb, self.height_px, self.interpolation)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import faiss as untyped_faiss
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.vector_index.exact import ExactIndex
 from indexer.vector_index.protocol import (
@@ -26,6 +28,8 @@ faiss: Any = untyped_faiss
 _BLOCK_ROWS = 16_384
 _COARSE_SHARE = 8
 """Asked for more than one row in this many, the full-precision scan settles the order at once."""
+_SPLIT_ROWS = 20_000
+"""From here on a scan takes long enough to be shared between two cores."""
 
 
 class FaissSq8Index:
@@ -53,6 +57,7 @@ class FaissSq8Index:
         self._ids = ids
         self._rows = ExactIndex(ids, vectors)
         self._max_error = max_error + float32_error(vectors.shape[1])
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="scan")
 
     @property
     def size(self) -> int:
@@ -63,23 +68,45 @@ class FaissSq8Index:
         available = self.size if rows is None else len(rows)
         if n * _COARSE_SHARE > available:
             return self._rows.candidates(queries, n, allowed)
-        # OpenMP keeps this per calling thread. Threads of FAISS would spin after the scan on the
-        # cores that the embedding needs, and one query is scanned by one thread anyway.
-        faiss.omp_set_num_threads(1)
-        parameters = None
-        if rows is not None:
-            chosen = np.zeros(self.size, dtype=bool)
-            chosen[rows] = True
-            bits = np.packbits(chosen, bitorder="little")
-            parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        scores, found = self._index.search(np.ascontiguousarray(queries), n, params=parameters)
+        scores, found = self._scan(np.ascontiguousarray(queries), n, rows)
         ids = self._ids[found]
-        order = np.stack([best_first(*row) for row in zip(ids, scores, strict=True)])
+        order = np.stack([best_first(*row)[:n] for row in zip(ids, scores, strict=True)])
         return Candidates(
             np.take_along_axis(ids, order, axis=1),
             np.take_along_axis(scores, order, axis=1),
             self._max_error,
         )
+
+    def _scan(
+        self, queries: Vectors, n: int, rows: NDArray[np.int64] | None
+    ) -> tuple[Vectors, NDArray[np.int64]]:
+        """At least the best `n` of the rows asked for: scores and positions, in no order."""
+        if rows is not None:
+            chosen = np.zeros(self.size, dtype=bool)
+            chosen[rows] = True
+            bits = np.packbits(chosen, bitorder="little")
+            return self._search(queries, n, faiss.IDSelectorBitmap(bits))
+        if self.size < _SPLIT_ROWS:
+            return self._search(queries, n, None)
+        # FAISS scans for one query on one core; two halves use two.
+        middle = self.size // 2
+        later = self._helper.submit(
+            self._search, queries, n, faiss.IDSelectorRange(middle, self.size)
+        )
+        first = self._search(queries, n, faiss.IDSelectorRange(0, middle))
+        second = later.result()
+        return (
+            np.concatenate((first[0], second[0]), axis=1),
+            np.concatenate((first[1], second[1]), axis=1),
+        )
+
+    def _search(self, queries: Vectors, n: int, selector: Any) -> tuple[Vectors, NDArray[np.int64]]:
+        # OpenMP keeps this per calling thread: threads of FAISS would spin after the scan on the
+        # cores that the embedding needs.
+        faiss.omp_set_num_threads(1)
+        parameters = None if selector is None else faiss.SearchParameters(sel=selector)
+        scores, found = self._index.search(queries, n, params=parameters)
+        return scores, found
 
     def fetch(self, ids: Ids) -> tuple[Ids, Vectors]:
         return self._rows.fetch(ids)
