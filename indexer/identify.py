@@ -209,7 +209,7 @@ class Identifier:
             known = [known_photo(session, row) for row in media]
             asked = _with_encounter(session, options, known)
             left_out = _left_out(session, options, media, known)
-            found = self._search(session, look, left_out, asked, timings)
+            found, novelty = self._search(session, look, left_out, known, asked, timings)
             gate = encounter_gate(look.gates)
             default = default_answer(
                 session,
@@ -229,7 +229,7 @@ class Identifier:
                 matches=matches,
                 agreement=agreement(default, matches),
                 receipt=found.receipt if found else None,
-                novelty=self._novelty(session, found),
+                novelty=novelty,
                 known_photo=next((photo for photo in known if photo), None),
                 photos=photo_answers(seen, look.gates, media, known, problems),
                 stage=self._serving.stage,
@@ -423,14 +423,18 @@ class Identifier:
         session: Session,
         look: _Look,
         left_out: Sequence[MediaRow],
+        known: Sequence[KnownPhoto | None],
         options: IdentifyOptions,
         timings: dict[str, float],
-    ) -> SearchAnswer | None:
+    ) -> tuple[SearchAnswer | None, Novelty | None]:
         if look.vectors is None or self._space is None:
-            return None
+            return None, None
+        fingerprint = self._space.fingerprint
+        stored = {int(photo.media_id) for photo in known if photo}
         request = replace(
-            self._request(look.vectors, options, fingerprint=self._space.fingerprint),
-            exclude_media=frozenset(row.sha256 for row in left_out),
+            self._request(look.vectors, options, fingerprint=fingerprint),
+            # A photo without an annotation has nothing in the catalogue to leave out.
+            exclude_media=frozenset(row.sha256 for row in left_out if row.id in stored),
             near_duplicate_of=tuple(
                 row.perceptual_hash for row in left_out if row.perceptual_hash is not None
             ),
@@ -442,17 +446,13 @@ class Identifier:
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}
         timings |= stages
-        return SearchAnswer(answer.matches, replace(answer.receipt, timings_ms=timings))
+        found = SearchAnswer(answer.matches, replace(answer.receipt, timings_ms=timings))
+        matches = self._searcher.true_match_distribution(session, fingerprint, result.view)
+        return found, judge_novelty(found.matches[0].score if found.matches else None, matches)
 
     def _model_name(self) -> str:
         embedder = self._serving.embedder
         return f"{embedder.spec.name} {embedder.spec.version}" if embedder else "none"
-
-    def _novelty(self, session: Session, found: SearchAnswer | None) -> Novelty | None:
-        if found is None or self._space is None:
-            return None
-        known = self._searcher.true_match_distribution(session, self._space.fingerprint)
-        return judge_novelty(found.matches[0].score if found.matches else None, known)
 
     def _record(
         self,

@@ -135,8 +135,11 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
+    """`view` is what was searched, so that who asks on need not look for changes again."""
+
     hits: tuple[MatchHit, ...]
     receipt: Receipt
+    view: View = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +223,13 @@ class Searcher:
             return _Search(session, space, view, request, queries, watch).run()
 
     def true_match_distribution(
-        self, session: Session, fingerprint: str | None = None
+        self, session: Session, fingerprint: str | None = None, view: View | None = None
     ) -> TrueMatchDistribution:
         """How annotations of this space score with their own individual in another encounter.
 
         Measured in the background, at once only where that is quick; until then it is empty
-        (`n` is 0). The space given, or the active one.
+        (`n` is 0). The space given, or the active one; `view` is that of a search of it in the
+        same transaction, where there was one.
         """
         with _failures():
             if fingerprint is not None:
@@ -235,7 +239,7 @@ class Searcher:
                 if active is None:
                     return TrueMatchDistribution.empty()
                 space = active
-            return self._true_matches.get(session, space, self._view(session, space))
+            return self._true_matches.get(session, space, view or self._view(session, space))
 
     def status(self, fingerprint: str | None = None) -> SearcherStatus:
         """Whether a search of the space (the active one for None) would be answered."""
@@ -405,7 +409,7 @@ class _Search:
             delta=view.delta,
             timings_ms=self._watch.timings_ms(),
         )
-        return SearchResult(_hits(walk, request.k), receipt)
+        return SearchResult(_hits(walk, request.k), receipt, view)
 
     def _left_out(self, allowed: Ids | None) -> LeftOut:
         request = self._request
