@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -21,6 +20,7 @@ from service.metrics import Metrics, program_version
 from service.runtime import Resight, open_resight, require_keys
 from service.schemas import ProblemOut
 from service.settings import MIB, Settings
+from service.web.routes import router as pages
 
 WRONG_KEYS_PER_MINUTE = 20
 UPLOADS = ("/v1/identify", "/v1/individuals", "/v1/predict-single", "/predict-single")
@@ -97,22 +97,12 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
     for router in API_ROUTERS:
         app.include_router(router)
     app.include_router(_documentation(app))
-    pages = _pages()
-    if pages is not None:
-        app.include_router(pages, include_in_schema=False)
+    app.include_router(pages, include_in_schema=False)
     return app
 
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _pages() -> APIRouter | None:
-    if find_spec("service.web.routes") is None:
-        return None
-    from service.web.routes import router
-
-    return router
 
 
 def _documentation(app: FastAPI) -> APIRouter:
