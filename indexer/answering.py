@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from db.queries import catalogue
-from db.queries.catalogue import AnnotationRow, IndividualRow, MediaRow
+from db.queries.catalogue import AnnotationRow, MediaRow
 from db.queries.media import annotations_on
 from indexer.answers import (
     DefaultAnswer,
@@ -71,12 +70,11 @@ def known_photo_of(found: AnnotationRow) -> KnownPhoto:
     return KnownPhoto(str(found.id), str(found.media_id), encounter, individual)
 
 
-def searched(session: Session, result: SearchResult) -> SearchAnswer:
-    named = catalogue.get_individuals(session, [hit.individual_id for hit in result.hits])
+def searched(result: SearchResult) -> SearchAnswer:
     matches = tuple(
         MatchAnswer(
             rank=hit.rank,
-            individual=_individual_ref(named[hit.individual_id]),
+            individual=IndividualRef(str(hit.individual_id), hit.name, hit.taxon),
             score=hit.score,
             annotation_id=str(hit.annotation_id),
             media_id=str(hit.media_id),
@@ -85,10 +83,6 @@ def searched(session: Session, result: SearchResult) -> SearchAnswer:
         for hit in result.hits
     )
     return SearchAnswer(matches, result.receipt)
-
-
-def _individual_ref(row: IndividualRow) -> IndividualRef:
-    return IndividualRef(str(row.id), row.name, row.taxon)
 
 
 def agreement(default: DefaultAnswer, matches: Sequence[MatchAnswer]) -> bool | None:

@@ -1,14 +1,15 @@
 """Identification: decode → gate → embed → {default answer, matches} → Query row.
 
-Everything a query saw and answered is stored with it. The photos are written to the media store
-while the models run; the answer is given only after the rows are committed.
+Everything a query saw and answered is stored with it. The photos are stored, file and row, while
+the models run, and the head answers while the search runs; the answer is given only after the
+query's rows are committed.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -124,17 +125,22 @@ class IdentifyPolicy:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    sha256: str
-    perceptual_hash: int
+    """The photos' rows, what the catalogue knows of them, and what the search must leave out."""
+
+    media: list[MediaRow]
+    known: list[KnownPhoto | None]
+    options: IdentifyOptions
+    left_out: list[MediaRow]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """What the models saw: a decision per photo; vectors (P, D) of the photos not rejected."""
+    """What the models saw: a decision per photo; vectors (P, D) of the photos not rejected. The
+    head may still be at work, while the search is."""
 
     gates: list[GateDecision]
     vectors: Floats | None
-    head: HeadAnswer | None
+    head: Future[HeadAnswer | None]
     gate_ms: float
     embed_ms: float
 
@@ -202,19 +208,16 @@ class Identifier:
         self._refuse_early(photos)
         seen, problems = self._read(photos)
         timings = {"decode": _ms_since(started)}
-        look, stored = self._look_and_store(seen)
+        look, stored = self._look_and_store(seen, options)
+        media, known = stored.media, stored.known
         timings |= {"gate": look.gate_ms, "embed": look.embed_ms}
         with self._sessions.begin() as session:
-            media = [_media_row(session, s, f) for s, f in zip(seen, stored, strict=True)]
-            known = [known_photo(session, row) for row in media]
-            asked = _with_encounter(session, options, known)
-            left_out = _left_out(session, options, media, known)
-            found, novelty = self._search(session, look, left_out, known, asked, timings)
+            found, novelty = self._search(session, look, stored, timings)
             gate = encounter_gate(look.gates)
             default = default_answer(
                 session,
                 gate,
-                look.head,
+                look.head.result(),
                 head_id=self._head_id,
                 model=self._model_name(),
                 min_probability=self.min_probability,
@@ -270,7 +273,7 @@ class Identifier:
         if isinstance(options.exclude_encounter, UUID):
             catalogue.get_encounter(session, options.exclude_encounter)
         request = self._request(_unit_row(vector), options, fingerprint=fingerprint)
-        return searched(session, self._searcher.search(session, request))
+        return searched(self._searcher.search(session, request))
 
     def search_annotation(
         self,
@@ -302,7 +305,7 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        return searched(session, self._searcher.search(session, request))
+        return searched(self._searcher.search(session, request))
 
     def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
         """A stored vector of unit length and the fingerprint of its space.
@@ -339,18 +342,31 @@ class Identifier:
             raise NoReadablePhoto(problems)
         return seen, problems
 
-    def _look_and_store(self, seen: Sequence[SeenPhoto]) -> tuple[_Look, list[_Stored]]:
+    def _look_and_store(
+        self, seen: Sequence[SeenPhoto], options: IdentifyOptions
+    ) -> tuple[_Look, _Stored]:
         looking = self._inference.submit(self._look, [photo.photo.rgb for photo in seen])
-        storing = [self._helpers.submit(self._store_photo, photo) for photo in seen]
         try:
-            look = looking.result()
+            stored = self._store_photos(seen, options)
         finally:
-            # Even after a failure: the files must not appear behind the back of an answered error.
-            wait(storing)
-        return look, [future.result() for future in storing]
+            # Even after a failure: nothing must go on behind the back of an answered error.
+            wait([looking])
+        return looking.result(), stored
 
-    def _store_photo(self, seen: SeenPhoto) -> _Stored:
-        return _Stored(self._store.put(seen.data), dhash64(seen.photo.rgb))
+    def _store_photos(self, seen: Sequence[SeenPhoto], options: IdentifyOptions) -> _Stored:
+        """The photos' files and rows, in a transaction of its own: a photo stays when the question
+        about it fails, and asking again finds it."""
+        writing = [self._helpers.submit(self._store.put, photo.data) for photo in seen]
+        hashes = [dhash64(photo.photo.rgb) for photo in seen]
+        wait(writing)
+        with self._sessions.begin() as session:
+            media = [
+                _media_row(session, photo, file.result(), hash_)
+                for photo, file, hash_ in zip(seen, writing, hashes, strict=True)
+            ]
+            known = [known_photo(session, row) for row in media]
+            asked = _with_encounter(session, options, known)
+            return _Stored(media, known, asked, _left_out(session, options, media, known))
 
     def _look(self, photos: Sequence[Rgb]) -> _Look:
         gate, embedder = self._serving.gate, self._serving.embedder
@@ -376,9 +392,8 @@ class Identifier:
             ]
             vectors = embedder.embed(chosen).vectors if embedder is not None and chosen else None
             embed_ms = _ms_since(started)
-        started = time.perf_counter()
-        head = self._head_answer(vectors)
-        return _Look(gates, vectors, head, gate_ms, embed_ms + _ms_since(started))
+        head = self._helpers.submit(self._head_answer, vectors)
+        return _Look(gates, vectors, head, gate_ms, embed_ms)
 
     def _head_answer(self, vectors: Floats | None) -> HeadAnswer | None:
         if vectors is None or self._serving.head is None:
@@ -422,26 +437,24 @@ class Identifier:
         self,
         session: Session,
         look: _Look,
-        left_out: Sequence[MediaRow],
-        known: Sequence[KnownPhoto | None],
-        options: IdentifyOptions,
+        stored: _Stored,
         timings: dict[str, float],
     ) -> tuple[SearchAnswer | None, Novelty | None]:
         if look.vectors is None or self._space is None:
             return None, None
         fingerprint = self._space.fingerprint
-        stored = {int(photo.media_id) for photo in known if photo}
+        annotated = {int(photo.media_id) for photo in stored.known if photo}
         request = replace(
-            self._request(look.vectors, options, fingerprint=fingerprint),
+            self._request(look.vectors, stored.options, fingerprint=fingerprint),
             # A photo without an annotation has nothing in the catalogue to leave out.
-            exclude_media=frozenset(row.sha256 for row in left_out if row.id in stored),
+            exclude_media=frozenset(row.sha256 for row in stored.left_out if row.id in annotated),
             near_duplicate_of=tuple(
-                row.perceptual_hash for row in left_out if row.perceptual_hash is not None
+                row.perceptual_hash for row in stored.left_out if row.perceptual_hash is not None
             ),
         )
         started = time.perf_counter()
         result = self._searcher.search(session, request)
-        answer = searched(session, result)
+        answer = searched(result)
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}
@@ -500,17 +513,17 @@ def _unit_row(vector: Sequence[float]) -> Floats:
         ) from error
 
 
-def _media_row(session: Session, seen: SeenPhoto, stored: _Stored) -> MediaRow:
+def _media_row(session: Session, seen: SeenPhoto, sha256: str, perceptual_hash: int) -> MediaRow:
     return catalogue.ensure_media(
         session,
-        sha256=stored.sha256,
+        sha256=sha256,
         media_type=seen.photo.media_type,
         byte_size=len(seen.data),
         width_px=seen.photo.width_px,
         height_px=seen.photo.height_px,
         original_name=seen.name,
         taken_at=seen.photo.taken_at,
-        perceptual_hash=stored.perceptual_hash,
+        perceptual_hash=perceptual_hash,
     )
 
 

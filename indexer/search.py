@@ -96,6 +96,8 @@ class MatchHit:
 
     rank: int
     individual_id: UUID
+    name: str
+    taxon: str | None
     score: float
     annotation_id: int
     media_id: int
@@ -344,6 +346,8 @@ class _Watch:
 @dataclass(frozen=True, slots=True)
 class _Label:
     individual_id: UUID
+    name: str
+    taxon: str | None
     media_id: int
     perceptual_hash: int | None
 
@@ -352,9 +356,8 @@ class _Label:
 class _Found:
     """An individual met on the way down; its scores descend."""
 
-    individual_id: UUID
+    label: _Label
     annotation_id: int
-    media_id: int
     scores: list[float]
 
 
@@ -460,7 +463,7 @@ class _Search:
                 continue
             found = walk.found.get(label.individual_id)
             if found is None:
-                found = _Found(label.individual_id, id_, label.media_id, [])
+                found = _Found(label, id_, [])
                 walk.found[label.individual_id] = found
                 if len(walk.found) == self._depth:
                     floor = score
@@ -476,7 +479,12 @@ class _Search:
             rows = embeddings.label_candidates(self._session, wanted)
             self._labels.update(dict.fromkeys(wanted))
             labels = zip(
-                rows.individual_ids, rows.media_ids.tolist(), rows.perceptual_hashes, strict=True
+                rows.individual_ids,
+                rows.names,
+                rows.taxa,
+                rows.media_ids.tolist(),
+                rows.perceptual_hashes,
+                strict=True,
             )
             self._labels.update(
                 (id_, _Label(*label))
@@ -501,17 +509,21 @@ def _among(ids: tuple[int, ...], allowed: Ids) -> tuple[int, ...]:
 
 
 def _hits(walk: _Walk, k: int) -> tuple[MatchHit, ...]:
-    ranked = sorted(walk.found.values(), key=lambda found: (-found.scores[0], found.individual_id))
+    ranked = sorted(
+        walk.found.values(), key=lambda found: (-found.scores[0], found.label.individual_id)
+    )
     if not ranked:
         return ()
     level = ranked[min(SUPPORT_DEPTH, len(ranked)) - 1].scores[0]
     return tuple(
         MatchHit(
             rank=rank,
-            individual_id=found.individual_id,
+            individual_id=found.label.individual_id,
+            name=found.label.name,
+            taxon=found.label.taxon,
             score=found.scores[0],
             annotation_id=found.annotation_id,
-            media_id=found.media_id,
+            media_id=found.label.media_id,
             supporting=max(1, sum(score >= level for score in found.scores)),
         )
         for rank, found in enumerate(ranked[:k], start=1)

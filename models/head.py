@@ -39,6 +39,16 @@ class HeadAnswer:
     winner_mapped: bool
 
 
+def _best(values: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Positions of the n largest values, descending, then by position; without sorting them all."""
+    if 0 < n < len(values):
+        least = np.partition(values, len(values) - n)[len(values) - n]
+        at = np.flatnonzero(values >= least)
+    else:
+        at = np.arange(len(values))
+    return at[np.argsort(-values[at], kind="stable")][:n]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """`rows` float32 (S, D) of unit length; `labels`, `species` of length S (None = unmapped)."""
@@ -82,7 +92,7 @@ class Head:
         logits = self.scale * cosines[mapped].astype(np.float64)
         weights = np.exp(logits - logits.max(initial=-np.inf))
         probabilities = weights / max(weights.sum(), 1.0)  # the largest weight is 1
-        best = np.argsort(-probabilities, kind="stable")[:n]
+        best = _best(probabilities, n)
         winner = int(cosines.argmax())
         return HeadAnswer(
             top=tuple(

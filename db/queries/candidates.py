@@ -17,12 +17,15 @@ from db.queries.filters import LABELLED, SearchFilters
 class Candidates:
     """Labels of n annotations, one entry each, in the order in which the ids were asked for.
 
-    `annotation_ids` and `media_ids` are int64 (n,). Individuals are those after merges. The
-    perceptual hash is a signed 64-bit integer.
+    `annotation_ids` and `media_ids` are int64 (n,). Individuals, with their primary names and the
+    scientific names of their taxa, are those after merges. The perceptual hash is a signed 64-bit
+    integer.
     """
 
     annotation_ids: Int64s
     individual_ids: tuple[UUID, ...]
+    names: tuple[str, ...]
+    taxa: tuple[str | None, ...]
     media_ids: Int64s
     encounter_ids: tuple[UUID | None, ...]
     sha256: tuple[str, ...]
@@ -42,21 +45,26 @@ def label_candidates(
     condition, parameters = filters.where()
     rows = fetch(
         session,
-        "SELECT a.id, coalesce(named.merged_into_id, named.id), a.media_id, a.encounter_id,"
-        " m.sha256, m.perceptual_hash"
+        "SELECT a.id, i.id,"
+        " coalesce((SELECT n.name FROM individual_name n WHERE n.individual_id = i.id"
+        "   ORDER BY n.is_primary DESC, n.id LIMIT 1), i.id::text),"
+        " (SELECT t.scientific_name FROM taxon t WHERE t.id = i.taxon_id),"
+        " a.media_id, a.encounter_id, m.sha256, m.perceptual_hash"
         " FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY wanted(id, position)"
         f" JOIN annotation a ON a.id = wanted.id {LABELLED} WHERE {condition}"
         " ORDER BY wanted.position",
         {"ids": id_array(as_ids(ids)), **parameters},
     )
-    columns = tuple(zip(*rows, strict=True)) if rows else ((),) * 6
+    columns = tuple(zip(*rows, strict=True)) if rows else ((),) * 8
     return Candidates(
         annotation_ids=np.array(columns[0], np.int64),
         individual_ids=columns[1],
-        media_ids=np.array(columns[2], np.int64),
-        encounter_ids=columns[3],
-        sha256=columns[4],
-        perceptual_hashes=columns[5],
+        names=columns[2],
+        taxa=columns[3],
+        media_ids=np.array(columns[4], np.int64),
+        encounter_ids=columns[5],
+        sha256=columns[6],
+        perceptual_hashes=columns[7],
     )
 
 
