@@ -23,8 +23,10 @@ _PARTITION = re.compile(r"embedding_m\d+")
 
 
 def include_name(name: str | None, kind: str, parents: object) -> bool:  # noqa: ARG001
-    """Partitions are made when a space is registered, not by migrations."""
-    return kind != "table" or name is None or _PARTITION.fullmatch(name) is None
+    """Not compared: partitions, made when a space is registered, and procrastinate's own tables."""
+    if kind != "table" or name is None:
+        return True
+    return _PARTITION.fullmatch(name) is None and not name.startswith("procrastinate_")
 
 
 def migrate(connection: Connection) -> None:

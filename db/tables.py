@@ -25,10 +25,15 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.types import (
+    ChunkState,
     EnumText,
     GateState,
+    HeadSource,
+    JobKind,
+    JobState,
     Modality,
     QueryKind,
+    ReindexState,
     Role,
     RunState,
     Sex,
@@ -267,6 +272,8 @@ class Annotation(Base):
     viewpoint: Mapped[str | None]
     source_ref: Mapped[str | None]
     """The identifier that the source of the data gives this photo."""
+    region_version: Mapped[int] = mapped_column(Integer, server_default="0")
+    """Counts the changes of its box or photo; a trigger counts, and deletes the old vectors."""
     created_at: Mapped[datetime] = now()
 
 
@@ -347,13 +354,15 @@ class AnnotationChange(Base):
 
 
 class Head(Base):
-    """ArcFace rows of one space; the rows themselves lie in the bundle, the slots here."""
+    """ArcFace rows of one space. The rows of a fitted head are in `head_rows`, those of a bundle's
+    head lie in the bundle; the slots of both are here."""
 
     __tablename__ = "head"
     __table_args__ = (
         UniqueConstraint("model_id", "version"),
         CheckConstraint("mapped_count BETWEEN 0 AND slot_count", name="mapped_within_slots"),
         CheckConstraint("min_probability BETWEEN 0 AND 1", name="min_probability_in_range"),
+        one_of("source", HeadSource),
         Index("uq_head_active", "model_id", unique=True, postgresql_where=text("is_active")),
     )
 
@@ -366,13 +375,31 @@ class Head(Base):
     min_probability: Mapped[float]
     digest: Mapped[str]
     is_active: Mapped[bool]
+    source: Mapped[HeadSource] = mapped_column(EnumText(HeadSource), server_default="bundle")
+    report: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    """What a fit measured: accuracy and coverage before and after."""
     created_at: Mapped[datetime] = now()
+    activated_at: Mapped[datetime | None]
+
+
+class HeadRows(Base):
+    """Unit rows of a fitted head, float32 little-endian in slot order, 4,096 slots a part."""
+
+    __tablename__ = "head_rows"
+    __table_args__ = (CheckConstraint("part >= 0", name="part_not_negative"),)
+
+    head_id: Mapped[int] = mapped_column(
+        Integer, ForeignKey("head.id", ondelete="CASCADE"), primary_key=True
+    )
+    part: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    rows: Mapped[bytes]
 
 
 class HeadSlot(Base):
     """One ArcFace row: its label in the class list, if it has one, and the species listed for it.
 
-    The individual is found by its name, so that a label learns its individual when one is added.
+    A bundle's head finds the individual by its name, so that a label learns its individual when
+    one is added; a fitted head knows the individual itself.
     """
 
     __tablename__ = "head_slot"
@@ -387,6 +414,7 @@ class HeadSlot(Base):
     slot: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     label: Mapped[str | None]
     species: Mapped[str | None]
+    individual_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("individual.id"), index=True)
 
 
 class IndexSnapshot(Base):
@@ -570,3 +598,134 @@ class ImportSkip(Base):
     entry: Mapped[str]
     code: Mapped[str]
     detail: Mapped[str]
+
+
+_OPEN_JOB = "state IN ('queued', 'running', 'paused', 'cancelling')"
+_OPEN_RUN = "state IN ('requested', 'embedding', 'building', 'verifying', 'ready')"
+
+
+class Job(Base):
+    """Work for workers: what is asked, how far it is, how it ended. Cut into `job_chunk`s.
+
+    `done` and `failed` count the items of finished chunks. Of jobs with the same `exclusive_key`
+    only one is open at a time.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        CheckConstraint("total >= 0", name="total_not_negative"),
+        CheckConstraint("done >= 0 AND failed >= 0", name="counts_not_negative"),
+        CheckConstraint("(state = 'paused') <= (paused_by IS NOT NULL)", name="pause_has_owner"),
+        one_of("kind", JobKind),
+        one_of("state", JobState),
+        Index("uq_job_exclusive", "exclusive_key", unique=True, postgresql_where=text(_OPEN_JOB)),
+        Index("ix_job_created_at_id", "created_at", "id"),
+        Index("ix_job_open", "created_at", "id", postgresql_where=text(_OPEN_JOB)),
+    )
+
+    id: Mapped[uuid.UUID] = uuid_key()
+    kind: Mapped[JobKind] = mapped_column(EnumText(JobKind))
+    state: Mapped[JobState] = mapped_column(EnumText(JobState))
+    stage: Mapped[str | None]
+    exclusive_key: Mapped[str | None]
+    params: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    result: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    error_code: Mapped[str | None]
+    error: Mapped[str | None]
+    total: Mapped[int | None]
+    done: Mapped[int] = mapped_column(server_default="0")
+    failed: Mapped[int] = mapped_column(server_default="0")
+    requested_by: Mapped[str]
+    paused_by: Mapped[str | None]
+    cancelled_by: Mapped[str | None]
+    created_at: Mapped[datetime] = now()
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobChunk(Base):
+    """A part of a job that one worker does at a time, and whose results commit at once.
+
+    A running chunk is leased until `lease_until` by the database's clock; each claim has a token
+    of its own, so that a worker that lost its lease cannot finish the chunk.
+    """
+
+    __tablename__ = "job_chunk"
+    __table_args__ = (
+        CheckConstraint("number >= 0", name="number_not_negative"),
+        CheckConstraint("items >= 0 AND done >= 0 AND failed >= 0", name="counts_not_negative"),
+        CheckConstraint(
+            "(state = 'running') <= (num_nulls(worker, token, lease_until) = 0)",
+            name="running_is_leased",
+        ),
+        one_of("state", ChunkState),
+        Index(
+            "ix_job_chunk_open",
+            "job_id",
+            "number",
+            postgresql_where=text("state IN ('queued', 'running')"),
+        ),
+    )
+
+    job_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("job.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    stage: Mapped[str]
+    state: Mapped[ChunkState] = mapped_column(EnumText(ChunkState), server_default="queued")
+    params: Mapped[Json] = mapped_column(server_default=text("'{}'::jsonb"))
+    items: Mapped[int] = mapped_column(Integer)
+    done: Mapped[int] = mapped_column(Integer, server_default="0")
+    failed: Mapped[int] = mapped_column(Integer, server_default="0")
+    attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    worker: Mapped[str | None]
+    token: Mapped[uuid.UUID | None]
+    lease_until: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+
+
+class JobFailure(Base):
+    """One item that failed alone, and why."""
+
+    __tablename__ = "job_failure"
+    __table_args__ = (UniqueConstraint("job_id", "item"),)
+
+    id: Mapped[int] = serial_key()
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    item: Mapped[str]
+    stage: Mapped[str]
+    code: Mapped[str]
+    detail: Mapped[str]
+    attempts: Mapped[int] = mapped_column(Integer, server_default="1")
+    at: Mapped[datetime] = now()
+
+
+class ReindexRun(Base):
+    """Moving a slot from one space to another; its work is the job of the same id."""
+
+    __tablename__ = "reindex_run"
+    __table_args__ = (
+        CheckConstraint("from_model_id <> to_model_id", name="between_two_spaces"),
+        one_of("state", ReindexState),
+        Index("uq_reindex_run_open", "slot", unique=True, postgresql_where=text(_OPEN_RUN)),
+        Index("ix_reindex_run_created_at_id", "created_at", "id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    slot: Mapped[str]
+    from_model_id: Mapped[int | None] = mapped_column(Integer, ForeignKey("embedding_model.id"))
+    to_model_id: Mapped[int] = mapped_column(Integer, ForeignKey("embedding_model.id"))
+    state: Mapped[ReindexState] = mapped_column(EnumText(ReindexState))
+    previous_head_id: Mapped[int | None] = mapped_column(Integer)
+    """The head that was active in the slot's former space, for the way back."""
+    snapshot_id: Mapped[uuid.UUID | None]
+    report: Mapped[Json | None] = mapped_column(JSONB(none_as_null=True))
+    requested_by: Mapped[str]
+    activated_by: Mapped[str | None]
+    forced: Mapped[bool] = mapped_column(server_default=text("false"))
+    created_at: Mapped[datetime] = now()
+    ready_at: Mapped[datetime | None]
+    activated_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]

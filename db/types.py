@@ -151,3 +151,53 @@ class Role(StrEnum):
     REVIEWER = "reviewer"
     CURATOR = "curator"
     ADMIN = "admin"
+
+
+class HeadSource(StrEnum):
+    """Where a head's rows come from: the bundle, or a fit on this catalogue."""
+
+    BUNDLE = "bundle"
+    FIT = "fit"
+
+
+class JobKind(StrEnum):
+    EMBED_MISSING = "embed_missing"
+    REINDEX = "reindex"
+    BUILD_SNAPSHOT = "build_snapshot"
+    BUILD_ANN = "build_ann"
+    IMPORT = "import"
+    FIT_HEAD = "fit_head"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+
+
+class JobState(StrEnum):
+    """`done` with `failed > 0` is "done with n failures"; the last three are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    DONE = "done"
+
+
+class ChunkState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+class ReindexState(StrEnum):
+    REQUESTED = "requested"
+    EMBEDDING = "embedding"
+    BUILDING = "building"
+    VERIFYING = "verifying"
+    READY = "ready"
+    ACTIVE = "active"
+    RETIRED = "retired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    FAILED = "failed"

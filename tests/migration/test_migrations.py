@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from alembic import command
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from db import migrate
 from db.errors import SchemaMismatch
@@ -36,7 +37,8 @@ _CATALOGUE = text(
 def _described(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         lines = connection.scalars(_CATALOGUE).all()
-    return [line for line in lines if "alembic_version" not in line]
+    ignored = ("alembic_version", "procrastinate_")
+    return [line for line in lines if not any(name in line for name in ignored)]
 
 
 def test_empty_to_head_leaves_nothing_to_migrate(engine: Engine) -> None:
@@ -101,3 +103,101 @@ def test_newer_database_is_refused(engine: Engine) -> None:
         with pytest.raises(SchemaMismatch, match=r"9999.*newer") as refused:
             attempt(engine)
         assert refused.value.code == "schema_newer"
+
+
+def test_every_migration_goes_down_and_leaves_nothing_of_its_own(empty_url: str) -> None:
+    made = make_engine(empty_url)
+    with made.begin() as connection:
+        connection.execute(text("CREATE EXTENSION vector"))
+        command.upgrade(migrate.make_config(connection), "0001")
+    before = _everything(made)
+    with made.begin() as connection:
+        command.upgrade(migrate.make_config(connection), "head")
+        command.downgrade(migrate.make_config(connection), "0001")
+    assert _everything(made) == before
+    made.dispose()
+
+
+def _everything(engine: Engine) -> list[str]:
+    """Tables, functions, types and triggers by name, procrastinate's included."""
+    statement = """
+        SELECT 'relation ' || relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL SELECT 'routine ' || proname FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace
+        UNION ALL SELECT 'type ' || typname FROM pg_type
+            WHERE typnamespace = 'public'::regnamespace
+        UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE NOT tgisinternal
+        ORDER BY 1
+    """
+    with engine.connect() as connection:
+        return list(connection.scalars(text(statement)))
+
+
+def test_a_changed_region_loses_its_vectors_and_counts_a_version(session: Session) -> None:
+    annotation = _annotation_with_a_vector(session)
+    session.execute(text("UPDATE annotation SET viewpoint = 'left' WHERE id = :id"), annotation)
+    assert session.execute(_VERSION_AND_VECTORS, annotation).one() == (0, 1)
+    box = "box_x_px = 1, box_y_px = 1, box_w_px = 2, box_h_px = 2"
+    session.execute(text(f"UPDATE annotation SET {box} WHERE id = :id"), annotation)
+    assert session.execute(_VERSION_AND_VECTORS, annotation).one() == (1, 0)
+    session.execute(text(f"UPDATE annotation SET {box} WHERE id = :id"), annotation)
+    assert session.execute(_VERSION_AND_VECTORS, annotation).one() == (1, 0)
+
+
+_VERSION_AND_VECTORS = text(
+    "SELECT region_version, (SELECT count(*) FROM embedding WHERE annotation_id = :id)"
+    " FROM annotation WHERE id = :id"
+)
+
+
+def _annotation_with_a_vector(session: Session) -> dict[str, int]:
+    statement = """
+        WITH photo AS (
+            INSERT INTO media_asset (sha256, media_type, byte_size, width_px, height_px)
+            VALUES (repeat('a', 64), 'image/png', 1, 9, 9) RETURNING id),
+        space AS (
+            INSERT INTO embedding_model (name, version, fingerprint, dim, modality, preprocessing,
+                licence, digest)
+            VALUES ('m', '1', 'f', 2, 'photo', '{"size": 1}', 'MIT', 'd') RETURNING id),
+        added AS (
+            INSERT INTO annotation (catalogue_id, media_id)
+            SELECT catalogue.id, photo.id FROM catalogue, photo RETURNING id)
+        SELECT added.id, space.id FROM added, space
+    """
+    annotation_id, model_id = session.execute(text(statement)).one()
+    session.execute(
+        text(
+            f"CREATE TABLE embedding_m{model_id} PARTITION OF embedding FOR VALUES IN ({model_id})"
+        )
+    )
+    session.execute(
+        text("INSERT INTO embedding (model_id, annotation_id, v) VALUES (:m, :a, '[1,2]')"),
+        {"m": model_id, "a": annotation_id},
+    )
+    return {"id": annotation_id}
+
+
+def test_a_switch_of_slot_or_head_is_told_to_who_listens(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as listener:
+        listener.execute(text("LISTEN resight_slot"))
+        listener.execute(text("LISTEN resight_head"))
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO embedding_model (name, version, fingerprint, dim, modality,"
+                    " preprocessing, licence, digest) VALUES ('m', '1', 'f', 2, 'photo',"
+                    " '{\"size\": 1}', 'MIT', 'd')"
+                )
+            )
+            connection.execute(text("INSERT INTO model_slot (name, model_id) VALUES ('a', 1)"))
+            connection.execute(
+                text(
+                    "INSERT INTO head (model_id, version, slot_count, mapped_count, scale,"
+                    " min_probability, digest, is_active) VALUES (1, '1', 1, 0, 30, 0, 'd', false)"
+                )
+            )
+            connection.execute(text("UPDATE head SET is_active = true"))
+        driver = listener.connection.driver_connection
+        assert driver is not None
+        told = [(n.channel, n.payload) for n in driver.notifies(timeout=5, stop_after=2)]
+    assert sorted(told) == [("resight_head", "1"), ("resight_slot", "a")]
