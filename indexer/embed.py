@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.queries import embeddings
 from db.queries.embeddings import MissingAnnotation
-from db.queries.media import get_annotations
 from indexer.media import MediaError, MediaStore
 from models.embedder import Embedder, Floats
 from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode
@@ -45,6 +44,29 @@ class EmbedFailure:
     sha256: str
     code: str
     reason: str
+    region_version: int = 0
+    """Which of its regions failed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddedPhotos:
+    """Vectors float32 (n, dim), one for each of n `annotations`, and who got none; not stored."""
+
+    annotations: tuple[MissingAnnotation, ...]
+    vectors: Floats
+    failed: tuple[EmbedFailure, ...]
+
+    def put(self, session: Session, model_id: int) -> int:
+        """Write the vectors of annotations that are there with the same region; how many."""
+        if not self.annotations:
+            return 0
+        return embeddings.put_vectors(
+            session,
+            model_id,
+            [one.annotation_id for one in self.annotations],
+            self.vectors,
+            [one.region_version for one in self.annotations],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +82,8 @@ class EmbedProgress:
 
 @dataclass(frozen=True, slots=True)
 class EmbedReport:
-    """What a run did. `vanished` annotations were deleted meanwhile: their vectors were dropped."""
+    """What a run did. `vanished` annotations were deleted, or got another region, meanwhile: their
+    vectors were dropped."""
 
     embedded: int
     failed: tuple[EmbedFailure, ...]
@@ -112,10 +135,9 @@ def embed_missing(
     limits = limits or DecodeLimits()
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
         for chunk in _loaded_ahead(pool, _pages(fetch), store, embedder, limits):
-            vectors = _embed_chunk(embedder, chunk, tally)
-            if vectors:
-                with sessions.begin() as session:
-                    _put(session, model_id, vectors, tally)
+            photos = _embed_chunk(embedder, chunk)
+            with sessions.begin() as session:
+                _put(session, model_id, photos, tally)
             if progress is not None:
                 seconds = time.monotonic() - started
                 progress(
@@ -156,12 +178,10 @@ def embed_annotations(
     started = time.monotonic()
     _check_space(session, embedder, model_id)
     tally = _Tally()
-    wanted = _without_vector(session, model_id, annotation_ids)
+    wanted = embeddings.missing(session, model_id, among=annotation_ids)
     limits = limits or DecodeLimits()
     chunk = [(one, _load(store, embedder, one, limits)) for one in wanted]
-    vectors = _embed_chunk(embedder, chunk, tally)
-    if vectors:
-        _put(session, model_id, vectors, tally)
+    _put(session, model_id, _embed_chunk(embedder, chunk), tally)
     seconds = time.monotonic() - started
     return EmbedReport(
         embedded=tally.embedded,
@@ -169,6 +189,37 @@ def embed_annotations(
         vanished=tally.vanished,
         seconds=seconds,
         photos_per_s=tally.embedded / max(seconds, 1e-9),
+    )
+
+
+def embed_photos(
+    store: MediaStore,
+    embedder: Embedder,
+    wanted: Sequence[MissingAnnotation],
+    *,
+    batch: int = 16,
+    stopping: Callable[[], bool] = lambda: False,
+    limits: DecodeLimits | None = None,
+) -> EmbeddedPhotos | None:
+    """Vectors for these annotations, outside any transaction; None when told to stop.
+
+    `stopping` is asked before each `batch` photos. Photos are decoded in a thread while the former
+    ones are embedded.
+
+    Raises:
+        EmbedderBroken: the embedder fails whatever it is given.
+    """
+    done: list[EmbeddedPhotos] = []
+    pages = (wanted[start : start + batch] for start in range(0, len(wanted), batch))
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+        for chunk in _loaded_ahead(pool, pages, store, embedder, limits or DecodeLimits()):
+            if stopping():
+                return None
+            done.append(_embed_chunk(embedder, chunk))
+    return EmbeddedPhotos(
+        tuple(one for photos in done for one in photos.annotations),
+        np.concatenate([np.zeros((0, embedder.spec.dim), np.float32)] + [p.vectors for p in done]),
+        tuple(one for photos in done for one in photos.failed),
     )
 
 
@@ -181,19 +232,6 @@ def _check_space(session: Session, embedder: Embedder, model_id: int) -> None:
             f"{embedder.spec.fingerprint[:12]}…: two spaces are never mixed. Load the model of "
             f"that space, or register the loaded one."
         )
-
-
-def _without_vector(
-    session: Session, model_id: int, annotation_ids: Sequence[int]
-) -> list[MissingAnnotation]:
-    wanted = sorted(set(annotation_ids))
-    there, _ = embeddings.vectors_of(session, model_id, wanted)
-    have = set(there.tolist())
-    found = get_annotations(session, [one for one in wanted if one not in have])
-    return [
-        MissingAnnotation(row.id, row.media_id, row.sha256, row.box_px)
-        for _, row in sorted(found.items())
-    ]
 
 
 def _pages(
@@ -242,35 +280,39 @@ def _load(
         if wanted.box_px is not None:
             rgb = crop(rgb, wanted.box_px)
     except (BadPhoto, MediaError) as error:
-        return EmbedFailure(wanted.annotation_id, wanted.sha256, error.code, error.detail)
+        return _failure(wanted, error.code, error.detail)
     except ValueError as error:
-        return EmbedFailure(wanted.annotation_id, wanted.sha256, "box_outside", str(error))
+        return _failure(wanted, "box_outside", str(error))
     # Applied again by the embedder it changes nothing, and here it runs beside the inference.
     return embedder.spec.preprocessing.apply(rgb)
 
 
-def _embed_chunk(
-    embedder: Embedder, chunk: Sequence[Loaded], tally: _Tally
-) -> list[tuple[int, Floats]]:
-    """(annotation, vector float32 (dim,)) of those that could be embedded; the rest is tallied."""
+def _failure(wanted: MissingAnnotation, code: str, reason: str) -> EmbedFailure:
+    return EmbedFailure(wanted.annotation_id, wanted.sha256, code, reason, wanted.region_version)
+
+
+def _embed_chunk(embedder: Embedder, chunk: Sequence[Loaded]) -> EmbeddedPhotos:
     ready: list[tuple[MissingAnnotation, Rgb]] = []
+    failed: list[EmbedFailure] = []
     for wanted, loaded in chunk:
         if isinstance(loaded, EmbedFailure):
-            tally.failed.append(loaded)
+            failed.append(loaded)
         else:
             ready.append((wanted, loaded))
-    if not ready:
-        return []
-    vectors = _vectors(embedder, [rgb for _, rgb in ready])
-    out: list[tuple[int, Floats]] = []
+    found: list[tuple[MissingAnnotation, Floats]] = []
+    vectors = _vectors(embedder, [rgb for _, rgb in ready]) if ready else []
     for (wanted, _), vector in zip(ready, vectors, strict=True):
         if isinstance(vector, str):
-            tally.failed.append(
-                EmbedFailure(wanted.annotation_id, wanted.sha256, "not_embedded", vector)
-            )
+            failed.append(_failure(wanted, "not_embedded", vector))
         else:
-            out.append((wanted.annotation_id, vector))
-    return out
+            found.append((wanted, vector))
+    return EmbeddedPhotos(
+        tuple(wanted for wanted, _ in found),
+        np.stack([vector for _, vector in found])
+        if found
+        else np.zeros((0, embedder.spec.dim), np.float32),
+        tuple(failed),
+    )
 
 
 def _vectors(embedder: Embedder, photos: Sequence[Rgb]) -> list[Floats | str]:
@@ -296,11 +338,8 @@ def _checked(vector: Floats) -> Floats | str:
     return vector
 
 
-def _put(
-    session: Session, model_id: int, vectors: Sequence[tuple[int, Floats]], tally: _Tally
-) -> None:
-    ids = [annotation_id for annotation_id, _ in vectors]
-    matrix = np.stack([vector for _, vector in vectors])
-    written = embeddings.put_vectors(session, model_id, ids, matrix)
+def _put(session: Session, model_id: int, photos: EmbeddedPhotos, tally: _Tally) -> None:
+    written = photos.put(session, model_id)
     tally.embedded += written
-    tally.vanished += len(ids) - written
+    tally.vanished += len(photos.annotations) - written
+    tally.failed.extend(photos.failed)

@@ -52,20 +52,26 @@ def codes(labels: NDArray[np.generic]) -> Codes:
 
 
 def leave_one_encounter_out(
-    vectors: Vectors, individual: Codes, encounter: Codes, viewpoint: Codes | None = None
+    vectors: Vectors,
+    individual: Codes,
+    encounter: Codes,
+    viewpoint: Codes | None = None,
+    queries: Codes | None = None,
 ) -> Ranks:
-    """Ask every annotation who it is, against all annotations of other encounters.
+    """Ask annotations who they are, against all annotations of other encounters.
 
-    `vectors` float32 (N, D) of unit length, the codes int64 (N,). With `viewpoint` only the same
-    viewpoint is compared. An individual scores as high as its best annotation; of equal scores
-    the right one counts as last, so that a constant score is never a success.
+    `vectors` float32 (N, D) of unit length, the codes int64 (N,); `queries` int64 (Q,) are the rows
+    that ask, all for None. With `viewpoint` only the same viewpoint is compared. An individual
+    scores as high as its best annotation; of equal scores the right one counts as last, so that a
+    constant score is never a success.
     """
+    rows = np.arange(len(vectors)) if queries is None else queries
     found, ranks, precisions = [], [], []
     skipped = 0
-    for start in range(0, len(vectors), _BLOCK_ROWS):
-        scores = vectors[start : start + _BLOCK_ROWS] @ vectors.T
-        for offset, of_query in enumerate(scores):
-            query = start + offset
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        asking = rows[start : start + _BLOCK_ROWS]
+        scores = vectors[asking] @ vectors.T
+        for query, of_query in zip(asking, scores, strict=True):
             compared = encounter != encounter[query]
             if viewpoint is not None:
                 compared &= viewpoint == viewpoint[query]
@@ -90,6 +96,9 @@ def _rank(scores: Scores, individual: Codes, right: NDArray[np.bool_]) -> int:
 
 
 def _average_precision(scores: Scores, right: NDArray[np.bool_]) -> float:
+    # What scores below every right annotation changes nothing.
+    near = scores >= scores[right].min()
+    scores, right = scores[near], right[near]
     # A wrong annotation comes before a right one of the same score.
     order = np.lexsort((right, -scores))
     places = np.flatnonzero(right[order]) + 1

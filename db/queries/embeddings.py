@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from psycopg import sql as pgsql
@@ -61,12 +62,17 @@ class SpaceRow:
 
 @dataclass(frozen=True, slots=True)
 class MissingAnnotation:
-    """An annotation without a vector in a space; `box_px` None for the whole photo."""
+    """An annotation without a vector in a space; `box_px` None for the whole photo.
+
+    `region_version` counts the changes of its region: a vector made from this one is written only
+    while it is still the present one.
+    """
 
     annotation_id: int
     media_id: int
     sha256: str
     box_px: BoxPx | None
+    region_version: int
 
 
 # ---------------------------------------------------------------- spaces
@@ -229,7 +235,8 @@ def active_space(session: Session, slot_name: str = PHOTO_SLOT) -> SpaceRow | No
 
 
 def drop_space(session: Session, model_id: int) -> None:
-    """Drop a space's vectors, heads and snapshots at once; stored queries keep their answers.
+    """Drop a space's vectors, heads and snapshots at once; stored queries keep their answers, and
+    a space that queries or re-index runs speak of keeps its name.
 
     Raises:
         Conflict: the space is in use.
@@ -249,7 +256,8 @@ def drop_space(session: Session, model_id: int) -> None:
         "DELETE FROM head WHERE model_id = :model",
         "DELETE FROM index_snapshot WHERE model_id = :model",
         "DELETE FROM embedding_model WHERE id = :model"
-        " AND NOT EXISTS (SELECT FROM query WHERE model_id = :model)",
+        " AND NOT EXISTS (SELECT FROM query WHERE model_id = :model)"
+        " AND NOT EXISTS (SELECT FROM reindex_run WHERE :model IN (from_model_id, to_model_id))",
     ):
         session.execute(text(statement), {"model": model_id})
 
@@ -258,11 +266,16 @@ def drop_space(session: Session, model_id: int) -> None:
 
 
 def put_vectors(
-    session: Session, model_id: int, annotation_ids: Sequence[int] | Int64s, vectors: Float32s
+    session: Session,
+    model_id: int,
+    annotation_ids: Sequence[int] | Int64s,
+    vectors: Float32s,
+    region_versions: Sequence[int] | None = None,
 ) -> int:
     """Write float32 (N, D) vectors of N distinct annotations; how many were written.
 
-    A vector that is there is replaced. An annotation that no longer exists is skipped.
+    A vector that is there is replaced. An annotation that no longer exists is skipped, and so is
+    one whose region is no longer that of its `region_versions` (N,), when they are given.
 
     Raises:
         Invalid: the shape is not (N, D of the space), an id occurs twice, or a vector is zero or
@@ -282,18 +295,24 @@ def put_vectors(
                 "CREATE TEMP TABLE incoming_vector (annotation_id bigint, v vector)"
                 " ON COMMIT DELETE ROWS"
             )
+        regions = list(region_versions) if region_versions is not None else [None] * len(ids)
         with cursor.copy("COPY pg_temp.incoming_vector FROM STDIN (FORMAT binary)") as copy:
             copy.write(pack_vectors(ids, matrix))
-        # Locking the annotations first makes one that is deleted meanwhile vanish from the
-        # selection, where the foreign key would fail the statement; the order avoids deadlocks.
+        # Locking the annotations first makes one that is deleted or gets another region meanwhile
+        # vanish from the selection, where the foreign key would fail the statement; the order
+        # avoids deadlocks. A region is part of a unique key, so that this lock, which lets others
+        # name the annotation, holds its region too.
         cursor.execute(
             "INSERT INTO embedding (model_id, annotation_id, v)"
             " SELECT %s, a.id, incoming.v FROM pg_temp.incoming_vector incoming"
-            " JOIN annotation a ON a.id = incoming.annotation_id"
+            " JOIN unnest(%s::bigint[], %s::int[]) region(id, version)"
+            "  ON region.id = incoming.annotation_id"
+            " JOIN annotation a ON a.id = region.id"
+            "  AND a.region_version = coalesce(region.version, a.region_version)"
             " ORDER BY a.id FOR KEY SHARE OF a"
             " ON CONFLICT (model_id, annotation_id) DO UPDATE"
             " SET v = excluded.v, tx = pg_current_xact_id(), created_at = now()",
-            [model_id],
+            [model_id, ids.tolist(), regions],
         )
         written = cursor.rowcount
         cursor.execute("DELETE FROM pg_temp.incoming_vector")
@@ -428,32 +447,79 @@ def count_vectors(session: Session, model_id: int) -> int:
     )
 
 
+_ITEM = "a.id || CASE WHEN a.region_version > 0 THEN '@' || a.region_version ELSE '' END"
 _MISSING = (
     "FROM annotation a JOIN media_asset m ON m.id = a.media_id"
     " WHERE NOT EXISTS (SELECT FROM embedding e"
     " WHERE e.model_id = :model AND e.annotation_id = a.id)"
+    " AND (cast(:job AS uuid) IS NULL OR NOT EXISTS (SELECT FROM job_failure f"
+    f" WHERE f.job_id = :job AND f.item = {_ITEM}))"
 )
 
 
+def failure_item(annotation_id: int, region_version: int) -> str:
+    """How a job's failures name an annotation: its id, with the version of a changed region, so
+    that a failure speaks of the region that failed only."""
+    return f"{annotation_id}@{region_version}" if region_version else str(annotation_id)
+
+
 def missing(
-    session: Session, model_id: int, limit: int, after_id: int = 0
+    session: Session,
+    model_id: int,
+    limit: int | None = None,
+    after_id: int = 0,
+    until_id: int | None = None,
+    among: Sequence[int] | None = None,
+    job_id: UUID | None = None,
 ) -> list[MissingAnnotation]:
-    """Annotations after `after_id` without a vector in this space, ascending by id."""
+    """Annotations without a vector in this space, ascending by id, not counting those that failed
+    in `job_id`; those after `after_id`, up to `until_id`, `among` these, and `limit` of them."""
     rows = session.execute(
         text(
-            "SELECT a.id, a.media_id, m.sha256, a.box_x_px, a.box_y_px, a.box_w_px, a.box_h_px"
-            f" {_MISSING} AND a.id > :after ORDER BY a.id LIMIT :limit"
+            "SELECT a.id, a.media_id, m.sha256, a.region_version,"
+            f" a.box_x_px, a.box_y_px, a.box_w_px, a.box_h_px {_MISSING}"
+            " AND a.id > :after AND (cast(:until AS bigint) IS NULL OR a.id <= :until)"
+            " AND (cast(:among AS bigint[]) IS NULL OR a.id = ANY(:among))"
+            " ORDER BY a.id LIMIT :limit"
         ),
-        {"model": model_id, "after": after_id, "limit": limit},
+        {
+            "model": model_id,
+            "job": job_id,
+            "after": after_id,
+            "until": until_id,
+            "among": None if among is None else list(among),
+            "limit": limit,
+        },
     )
     return [
-        MissingAnnotation(annotation_id, media_id, sha256, None if x is None else (x, y, w, h))
-        for annotation_id, media_id, sha256, x, y, w, h in rows
+        MissingAnnotation(
+            annotation_id, media_id, sha256, None if x is None else (x, y, w, h), version
+        )
+        for annotation_id, media_id, sha256, version, x, y, w, h in rows
     ]
 
 
-def count_missing(session: Session, model_id: int) -> int:
-    """How many annotations have no vector in this space."""
+def count_missing(session: Session, model_id: int, job_id: UUID | None = None) -> int:
+    """How many annotations have no vector in this space, not counting those that failed in
+    `job_id`."""
     return int(
-        session.execute(text(f"SELECT count(*) {_MISSING}"), {"model": model_id}).scalar_one()
+        session.execute(
+            text(f"SELECT count(*) {_MISSING}"), {"model": model_id, "job": job_id}
+        ).scalar_one()
     )
+
+
+def missing_ranges(
+    session: Session, model_id: int, size: int, job_id: UUID | None = None
+) -> list[tuple[int, int, int]]:
+    """(first id, last id, count) of the missing annotations in ranges of up to `size`, ascending;
+    those that failed in `job_id` are not counted."""
+    rows = session.execute(
+        text(
+            "SELECT min(id), max(id), count(*) FROM (SELECT a.id,"
+            f" (row_number() OVER (ORDER BY a.id) - 1) / :size AS number {_MISSING}) numbered"
+            " GROUP BY number ORDER BY number"
+        ),
+        {"model": model_id, "job": job_id, "size": size},
+    )
+    return [(first, last, count) for first, last, count in rows]

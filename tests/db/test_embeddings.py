@@ -283,6 +283,104 @@ def test_a_delete_meanwhile_wins_over_the_vector(sessions: sessionmaker[Session]
     assert written == [1]
 
 
+_REBOX = text(
+    "UPDATE annotation SET box_x_px = 1, box_y_px = 1, box_w_px = 2, box_h_px = 2 WHERE id = :id"
+)
+
+
+def test_a_new_region_takes_the_vectors_of_the_old_one_away_in_every_space(
+    session: Session,
+) -> None:
+    one, two = _space(session, "1"), _space(session, "2")
+    ids = _annotate(session, "a", "b")
+    for space in (one, two):
+        embeddings.put_vectors(session, space.id, ids, _vectors(2))
+    session.execute(_REBOX, {"id": ids[0]})
+    for space in (one, two):
+        [missing] = embeddings.missing(session, space.id)
+        assert (missing.annotation_id, missing.region_version) == (ids[0], 1)
+        assert missing.box_px == (1, 1, 2, 2)
+
+
+def test_a_vector_of_a_former_region_is_not_written(session: Session) -> None:
+    space = _space(session)
+    ids = _annotate(session, "a", "b")
+    session.execute(_REBOX, {"id": ids[0]})
+    assert embeddings.put_vectors(session, space.id, ids, _vectors(2), [0, 0]) == 1
+    assert embeddings.vectors_of(session, space.id, ids)[0].tolist() == ids[1:]
+    assert embeddings.put_vectors(session, space.id, ids, _vectors(2), [1, 0]) == 2
+
+
+def test_a_region_that_changes_meanwhile_wins_over_the_vector(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as own:
+        space = _space(own)
+        ids = _annotate(own, "a", "b")
+    written: list[int] = []
+
+    def put() -> None:
+        with sessions.begin() as own:
+            written.append(embeddings.put_vectors(own, space.id, ids, _vectors(2), [0, 0]))
+
+    def rebox() -> None:
+        with sessions.begin() as own:
+            own.execute(_REBOX, {"id": ids[1]})
+
+    with sessions() as changing:
+        changing.execute(_REBOX, {"id": ids[0]})
+        writer = threading.Thread(target=put)
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive()  # it waits for the change to end
+        changing.commit()
+        writer.join(20)
+    assert written == [1]
+
+    # And the other way round: the change waits for the vector, then takes it away.
+    with sessions() as putting:
+        assert embeddings.put_vectors(putting, space.id, ids[1:], _vectors(1), [0]) == 1
+        changer = threading.Thread(target=rebox)
+        changer.start()
+        changer.join(0.3)
+        assert changer.is_alive()
+        putting.commit()
+        changer.join(20)
+    with sessions() as own:
+        assert [one.region_version for one in embeddings.missing(own, space.id)] == [1, 1]
+
+
+def test_naming_an_annotation_does_not_wait_for_its_vector(
+    sessions: sessionmaker[Session],
+) -> None:
+    with sessions.begin() as own:
+        space = _space(own)
+        ids = _annotate(own, None)
+    with sessions() as putting, sessions() as naming:
+        embeddings.put_vectors(putting, space.id, ids, _vectors(1), [0])
+        naming.execute(text("SET LOCAL lock_timeout = '2s'"))
+        naming.execute(
+            text("UPDATE annotation SET viewpoint = 'left' WHERE id = :i"), {"i": ids[0]}
+        )
+        naming.commit()
+        putting.commit()
+
+
+def test_missing_annotations_come_in_ranges(session: Session) -> None:
+    space = _space(session)
+    ids = _annotate(session, *"abcdefg")
+    embeddings.put_vectors(session, space.id, ids[2:3], _vectors(1))
+    left = [id_ for id_ in ids if id_ != ids[2]]
+    assert embeddings.missing_ranges(session, space.id, 4) == [
+        (left[0], left[3], 4),
+        (left[4], left[5], 2),
+    ]
+    inside = embeddings.missing(session, space.id, after_id=left[0] - 1, until_id=left[3])
+    assert [one.annotation_id for one in inside] == left[:4]
+    among = embeddings.missing(session, space.id, among=[ids[2], ids[6], 10**9])
+    assert [one.annotation_id for one in among] == [ids[6]]
+
+
 # ---------------------------------------------------------------- what changed
 
 
