@@ -149,6 +149,16 @@ _CONSTRAINTS: dict[str, tuple[type[DbError], str, str]] = {
         "idempotency_key_used",
         "This Idempotency-Key was used already; send a new one for a new request.",
     ),
+    "uq_job_exclusive": (
+        Conflict,
+        "job_running",
+        "Another job does this already; watch that one, or cancel it first.",
+    ),
+    "uq_reindex_run_open": (
+        Conflict,
+        "reindex_running",
+        "This slot is being re-indexed already; finish or abandon that run first.",
+    ),
     "ck_review_same_and_different_name_an_individual": (
         Invalid,
         "review_needs_individual",

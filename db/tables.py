@@ -665,6 +665,12 @@ class JobChunk(Base):
             "number",
             postgresql_where=text("state IN ('queued', 'running')"),
         ),
+        Index(
+            "ix_job_chunk_finished",
+            "job_id",
+            "finished_at",
+            postgresql_where=text("state = 'done'"),
+        ),
     )
 
     job_id: Mapped[uuid.UUID] = mapped_column(

@@ -187,6 +187,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state IN ('queued', 'running')"),
     )
+    op.create_index(
+        "ix_job_chunk_finished",
+        "job_chunk",
+        ["job_id", "finished_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'done'"),
+    )
     op.create_table(
         "job_failure",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -312,6 +319,11 @@ def downgrade() -> None:
     op.drop_index("ix_reindex_run_created_at_id", table_name="reindex_run")
     op.drop_table("reindex_run")
     op.drop_table("job_failure")
+    op.drop_index(
+        "ix_job_chunk_finished",
+        table_name="job_chunk",
+        postgresql_where=sa.text("state = 'done'"),
+    )
     op.drop_index(
         "ix_job_chunk_open",
         table_name="job_chunk",
