@@ -28,6 +28,8 @@ from indexer.inference import Inference
 from indexer.ingest import add_photos
 from indexer.media import MediaStore
 from models.bundles import Serving
+from models.embedder import EmbedderSpec
+from models.head import Head
 from models.preprocess import DecodeLimits
 
 SLOT = "identify.photo"
@@ -140,7 +142,18 @@ def activate(
 def _register(session: Session, serving: Serving) -> tuple[SpaceRow, int | None]:
     if serving.embedder is None:
         raise Invalid("no_embedder", "No embedding model is loaded; see `resight models list`.")
-    spec = serving.embedder.spec
+    return register_bundle(session, serving.embedder.spec, serving.head)
+
+
+def register_bundle(
+    session: Session, spec: EmbedderSpec, head: Head | None
+) -> tuple[SpaceRow, int | None]:
+    """The space of a bundle, with its partition and its head's id, registered where they are not.
+
+    Raises:
+        Invalid: the space has more dimensions than can be indexed.
+        Conflict: another space has its name and version, or another head its version.
+    """
     space = embeddings.register_space(
         session,
         name=spec.name,
@@ -152,7 +165,6 @@ def _register(session: Session, serving: Serving) -> tuple[SpaceRow, int | None]
         licence=spec.licence,
         digest=spec.digest,
     )
-    head = serving.head
     if head is None:
         return space, None
     registered = embeddings.register_head(
