@@ -289,7 +289,10 @@ def failures(
         ),
         {"job": job_id, "after": 0 if after is None else after[0], "limit": limit + 1},
     )
-    rows = [FailureRow(*row[:-1], row[-1].astimezone(UTC)) for row in found]
+    rows = [
+        FailureRow(number, item, stage, code, detail, attempts, at.astimezone(UTC))
+        for number, item, stage, code, detail, attempts, at in found
+    ]
     return make_page(rows, limit, lambda row: (row.id,))
 
 
@@ -357,21 +360,23 @@ def claim_chunk(
     worker: str,
     lease_s: float,
     kinds: Sequence[JobKind] | None = None,
+    skip: Sequence[UUID] = (),
     after: UUID | None = None,
 ) -> ChunkRow | None:
     """The next chunk to do, leased to `worker` under a token of its own; None if there is none.
 
-    Chunks whose lease has expired are taken over. `after` is the job this worker did last: the
-    others come first, so that a small job does not wait for the end of a large one.
+    Only of jobs of these kinds, and of none of those to skip. Chunks whose lease has expired are
+    taken over. `after` is the job this worker did last: the others come first, so that a small job
+    does not wait for the end of a large one.
     """
     jobs = session.scalars(
         text(
-            f"SELECT j.id FROM job j WHERE j.{_WORKABLE} AND {_OF_KINDS}"
+            f"SELECT j.id FROM job j WHERE j.{_WORKABLE} AND {_WANTED}"
             " AND EXISTS (SELECT FROM job_chunk c WHERE c.job_id = j.id AND c.state = 'queued'"
             "  OR c.job_id = j.id AND c.state = 'running' AND c.lease_until < clock_timestamp())"
             " ORDER BY j.id <= coalesce(:after, '00000000-0000-0000-0000-000000000000'::uuid), j.id"
         ),
-        {"kinds": _kinds(kinds), "after": after},
+        {"kinds": _kinds(kinds), "skip": list(skip), "after": after},
     ).all()
     for job_id in jobs:
         row = (
@@ -388,7 +393,10 @@ def claim_chunk(
     return None
 
 
-_OF_KINDS = "(cast(:kinds AS text[]) IS NULL OR j.kind = ANY(cast(:kinds AS text[])))"
+_WANTED = (
+    "(cast(:kinds AS text[]) IS NULL OR j.kind = ANY(cast(:kinds AS text[])))"
+    " AND NOT (j.id = ANY(cast(:skip AS uuid[])))"
+)
 
 # FOR KEY SHARE waits for nobody who only counts results, and skips a job that is being changed.
 _CLAIM = text(
@@ -477,7 +485,8 @@ def finish_chunk(
     # Last, since every worker of the job waits here until the transaction ends.
     counted = session.execute(
         text(
-            "UPDATE job SET done = done + :done, failed = greatest(failed + :failed, 0)"
+            "UPDATE job SET done = done + :done, failed = greatest(failed + :failed, 0),"
+            " error_code = NULL, error = NULL"
             " WHERE id = :job AND state IN ('running', 'paused', 'cancelling') RETURNING id"
         ),
         {"job": chunk.job_id, "done": done, "failed": new_failures},
@@ -587,8 +596,7 @@ def claim_planning(
     )
     found = session.scalars(
         text(
-            f"SELECT j.id FROM job j WHERE {idle} AND {_OF_KINDS}"
-            " AND NOT (j.id = ANY(cast(:skip AS uuid[])))"
+            f"SELECT j.id FROM job j WHERE {idle} AND {_WANTED}"
             " ORDER BY j.created_at, j.id LIMIT 1 FOR UPDATE OF j SKIP LOCKED"
         ),
         {"kinds": _kinds(kinds), "skip": list(skip)},
@@ -608,6 +616,14 @@ def advance_job(session: Session, job_id: UUID, *, stage: str, total: int | None
             " started_at = coalesce(started_at, clock_timestamp()) WHERE id = :id"
         ),
         {"id": job_id, "stage": stage, "total": total},
+    )
+
+
+def note_trouble(session: Session, job_id: UUID, *, code: str, detail: str) -> None:
+    """Say on an open job why it does not move on; its end replaces this."""
+    session.execute(
+        text(f"UPDATE job SET error_code = :code, error = :detail WHERE id = :id AND {_OPEN}"),
+        {"id": job_id, "code": code, "detail": detail},
     )
 
 
