@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 MEMORY_ROWS = 5_000
 """Up to here a space lives in memory: a float32 scan takes under a millisecond."""
 
-_BUILD_LOCK = 0x5E516875
+BUILD_LOCK = 0x5E516875
 """First half of the advisory lock under which one process builds a snapshot of a space."""
 _RETRY_S = 600.0
 
@@ -144,7 +144,7 @@ class Shelf:
         None if it could not be built."""
         session.execute(
             text("SELECT pg_advisory_xact_lock(:lock, :model)"),
-            {"lock": _BUILD_LOCK, "model": space.id},
+            {"lock": BUILD_LOCK, "model": space.id},
         )
         other = self._usable(session, space)
         if other is not None and other.manifest.horizon_tx > after:
