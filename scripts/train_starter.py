@@ -492,7 +492,7 @@ def load_network(work: Path, name: str = "polished.pt") -> Any:
 
 # --- head
 
-EXTRA_SLOTS: Final = 200
+EXTRA_SLOTS: Final = 600
 HEAD_VIEWS: Final = 24
 # Encounter seeds of one individual: training, the demo's catalogue and queries, and tests differ.
 HEAD_SCENES: Final = 5_000_000_000_000
@@ -922,7 +922,7 @@ def write_bundle(work: Path, network: Any, out: Path, recipe: Recipe) -> None:
 def _bundle_toml(min_probability: float) -> str:
     return f"""# Written by scripts/train_starter.py; training and measurements: training.json.
 name = "starter"
-version = "1"
+version = "2"
 kind = "embedder"
 stage = "starter"
 licence = "Apache-2.0"
