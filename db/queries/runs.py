@@ -292,10 +292,11 @@ def note_activation(
     *,
     principal: str,
     forced: bool,
+    from_model_id: int | None,
     previous_head_id: int | None,
 ) -> None:
-    """The run is `active`: who switched, whether against the limits, and the head to go back to.
-    The slot's former run is `retired`."""
+    """The run is `active`: who switched, whether against the limits, and the space and head to go
+    back to. The slot's former run is `retired`."""
     session.execute(
         text(
             "UPDATE reindex_run SET state = 'retired', ended_at = clock_timestamp() WHERE id <> :id"
@@ -306,10 +307,40 @@ def note_activation(
     set_run_state(session, run_id, ReindexState.ACTIVE)
     session.execute(
         text(
-            "UPDATE reindex_run SET activated_by = :by, forced = :forced, previous_head_id = :head"
-            " WHERE id = :id"
+            "UPDATE reindex_run SET activated_by = :by, forced = :forced, from_model_id = :from,"
+            " previous_head_id = :head, ended_at = NULL WHERE id = :id"
         ),
-        {"id": run_id, "by": principal, "forced": forced, "head": previous_head_id},
+        {
+            "id": run_id,
+            "by": principal,
+            "forced": forced,
+            "from": from_model_id,
+            "head": previous_head_id,
+        },
+    )
+
+
+def note_rollback(session: Session, run_id: UUID, *, retire: bool) -> None:
+    """The slot left the run's space: the run is ready again, or `retired`."""
+    session.execute(
+        text(
+            "UPDATE reindex_run SET state = CASE WHEN :retire THEN 'retired' ELSE 'ready' END,"
+            " ended_at = CASE WHEN :retire THEN clock_timestamp() END WHERE id = :id"
+        ),
+        {"id": run_id, "retire": retire},
+    )
+
+
+def stage_rounds(session: Session, job_id: UUID, stage: str) -> int:
+    """How often the stage has been planned, by what its chunks say."""
+    return int(
+        session.execute(
+            text(
+                "SELECT coalesce(max((params ->> 'round')::int), 0) FROM job_chunk"
+                " WHERE job_id = :job AND stage = :stage"
+            ),
+            {"job": job_id, "stage": stage},
+        ).scalar_one()
     )
 
 
