@@ -216,6 +216,7 @@ class MediaAsset(Base):
         CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256_is_hex"),
         CheckConstraint("width_px > 0 AND height_px > 0", name="size_positive"),
         CheckConstraint("byte_size > 0", name="byte_size_positive"),
+        CheckConstraint("location ~ '^[a-z][a-z0-9]*://.'", name="location_is_uri"),
         Index("ix_media_asset_perceptual_hash", "perceptual_hash"),
     )
 
@@ -231,6 +232,8 @@ class MediaAsset(Base):
     perceptual_hash: Mapped[int | None]
     """64-bit difference hash (dHash) of the oriented photo, as a signed integer."""
     created_at: Mapped[datetime] = now()
+    location: Mapped[str | None]
+    """URI of the bytes where they were left in place; null where they lie in the media store."""
 
 
 class Annotation(Base):

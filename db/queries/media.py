@@ -20,7 +20,8 @@ BoxPx = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class MediaRow:
-    """`created`: this call made the row. `perceptual_hash` is a signed 64-bit dHash."""
+    """`location` is the URI of the bytes where they were left in place, None where the media store
+    has them. `created`: this call made the row. `perceptual_hash` is a signed 64-bit dHash."""
 
     id: int
     sha256: str
@@ -31,6 +32,7 @@ class MediaRow:
     original_name: str | None
     taken_at: datetime | None
     perceptual_hash: int | None
+    location: str | None = None
     created: bool = False
 
 
@@ -55,7 +57,7 @@ class AnnotationRow:
 
 _MEDIA = (
     "id, sha256, media_type, byte_size, width_px, height_px, original_name, taken_at,"
-    " perceptual_hash"
+    " perceptual_hash, location"
 )
 
 
@@ -70,8 +72,12 @@ def ensure_media(
     original_name: str | None = None,
     taken_at: datetime | None = None,
     perceptual_hash: int | None = None,
+    location: str | None = None,
 ) -> MediaRow:
     """The photo with these bytes, added when it is new; any number of callers get one row.
+
+    Without `location` the caller has put the bytes into the media store, so that a row that pointed
+    elsewhere now points there; with it, a row that is there already is left as it is.
 
     Raises:
         Invalid: a size is not positive, or `sha256` is not 64 lower-case hexadecimal digits.
@@ -80,9 +86,9 @@ def ensure_media(
         made = session.execute(
             text(
                 "INSERT INTO media_asset (sha256, media_type, byte_size, width_px, height_px,"
-                " original_name, taken_at, perceptual_hash)"
+                " original_name, taken_at, perceptual_hash, location)"
                 " VALUES (:sha256, :media_type, :byte_size, :width_px, :height_px,"
-                " :original_name, :taken_at, :perceptual_hash)"
+                " :original_name, :taken_at, :perceptual_hash, :location)"
                 f" ON CONFLICT (sha256) DO NOTHING RETURNING {_MEDIA}"
             ),
             {
@@ -95,6 +101,7 @@ def ensure_media(
                 "original_name": original_name and original_name.replace("\x00", ""),
                 "taken_at": taken_at,
                 "perceptual_hash": perceptual_hash,
+                "location": location,
             },
         ).one_or_none()
     if made is not None:
@@ -102,7 +109,23 @@ def ensure_media(
     found = find_media(session, sha256)
     if found is None:  # only where the snapshot is older than another's insert
         raise Conflict("media_exists", f"Photo {sha256} was just added by another; try again.")
+    if found.location is not None and location is None:
+        move_media(session, found.id, None)
+        return replace(found, location=None)
     return found
+
+
+def move_media(session: Session, media_id: int, location: str | None) -> None:
+    """Say where a photo's bytes lie now: at a URI, or (None) in the media store.
+
+    Raises:
+        Invalid: `location` is no URI.
+    """
+    with translated():
+        session.execute(
+            text("UPDATE media_asset SET location = :location WHERE id = :id"),
+            {"id": media_id, "location": location},
+        )
 
 
 @translated()
