@@ -115,6 +115,7 @@ class ChunkContext:
         self._ended = threading.Event()
         self._lease_s = lease_s
         self._done: int | None = None
+        self._items: int | None = None
 
     def stopping(self) -> bool:
         """Whether to give the chunk up now: return from `work` without a commit.
@@ -123,9 +124,11 @@ class ChunkContext:
         """
         return self._stop.is_set() or self._lost.is_set()
 
-    def progress(self, done: int) -> None:
-        """Tell how many of the chunk's items are done; shown within a second or so."""
+    def progress(self, done: int, items: int | None = None) -> None:
+        """Tell how many of the chunk's items are done, shown within a second or so; and how many
+        there are, where only the work found out."""
         self._done = done
+        self._items = self._items if items is None else items
 
     def commit(self, write: Callable[[Session], Iterable[ItemFailure]], done: int) -> None:
         """End the chunk in one transaction: `write` stores its results and gives its failures,
@@ -160,7 +163,7 @@ class ChunkContext:
         if state != ChunkState.RUNNING:
             return False
         failures = list(write(session))
-        return jobs.finish_chunk(session, self.row, done=done, failures=failures)
+        return jobs.finish_chunk(session, self.row, done=done, failures=failures, items=self._items)
 
     @contextlib.contextmanager
     def leased(self) -> Iterator[None]:
@@ -177,7 +180,9 @@ class ChunkContext:
         while not self._ended.wait(min(LOOK_S, self._lease_s / 3)):
             try:
                 with deadline(self._lease_s), self.sessions.begin() as session:
-                    kept = jobs.renew(session, self.row, self._lease_s, done=self._done)
+                    kept = jobs.renew(
+                        session, self.row, self._lease_s, done=self._done, items=self._items
+                    )
             except Exception as error:
                 if not is_outage(error):
                     log.exception("The lease of %s could not be renewed", self.row.job_id)

@@ -442,9 +442,20 @@ def _key(chunk: ChunkRow) -> dict[str, object]:
     return {"job": chunk.job_id, "number": chunk.number, "token": chunk.token}
 
 
-def renew(session: Session, chunk: ChunkRow, lease_s: float, *, done: int | None = None) -> bool:
-    """Lengthen the lease, and tell how many items are done so far; False to stop working:
-    the chunk was taken over, or its job is paused, cancelled or ended."""
+def renew(
+    session: Session,
+    chunk: ChunkRow,
+    lease_s: float,
+    *,
+    done: int | None = None,
+    items: int | None = None,
+) -> bool:
+    """Lengthen the lease; False to stop working: the chunk was taken over, or its job is paused,
+    cancelled or ended.
+
+    `done` tells how many items are done so far, `items` how many there are, where only the work
+    itself found out.
+    """
     state = session.scalar(
         text(
             "UPDATE job_chunk SET lease_until = clock_timestamp() + make_interval(secs => :lease),"
@@ -454,7 +465,23 @@ def renew(session: Session, chunk: ChunkRow, lease_s: float, *, done: int | None
         ),
         {**_key(chunk), "lease": lease_s, "done": done},
     )
+    if state == JobState.RUNNING and items is not None:
+        _count_items(session, chunk, items)
     return bool(state == JobState.RUNNING)
+
+
+def _count_items(session: Session, chunk: ChunkRow, items: int) -> None:
+    session.execute(
+        text(
+            "WITH counted AS (UPDATE job_chunk c SET items = :items FROM job_chunk before"
+            "  WHERE c.job_id = :job AND c.number = :number AND c.token = :token"
+            "  AND before.job_id = c.job_id AND before.number = c.number AND c.items <> :items"
+            "  RETURNING :items - before.items AS more)"
+            " UPDATE job SET total = coalesce(total, 0) + counted.more FROM counted"
+            " WHERE job.id = :job"
+        ),
+        {**_key(chunk), "items": items},
+    )
 
 
 def hold_chunk(session: Session, chunk: ChunkRow) -> ChunkState | None:
@@ -467,10 +494,19 @@ def hold_chunk(session: Session, chunk: ChunkRow) -> ChunkState | None:
 
 
 def finish_chunk(
-    session: Session, chunk: ChunkRow, *, done: int, failures: Sequence[ItemFailure] = ()
+    session: Session,
+    chunk: ChunkRow,
+    *,
+    done: int,
+    failures: Sequence[ItemFailure] = (),
+    items: int | None = None,
 ) -> bool:
     """Mark the chunk done and count it into its job; False where the claim is no longer good:
-    then the caller rolls back."""
+    then the caller rolls back. Of several failures of one item the last counts. `items` is as for
+    `renew`."""
+    failures = list({failure.item: failure for failure in failures}.values())
+    if items is not None:
+        _count_items(session, chunk, items)
     finished = session.execute(
         text(
             "UPDATE job_chunk SET state = 'done', done = :done, failed = :failed,"
@@ -698,12 +734,12 @@ def pause(session: Session, job_id: UUID, principal: str) -> JobRow:
 def resume(session: Session, job_id: UUID, principal: str, *, admin: bool) -> JobRow:
     """Let a paused job go on, or one that was cancelled, with what it has not done yet.
 
-    Only who paused or cancelled it may, or an admin. A job that is running is left as it is.
+    A pause is ended only by who made it, or an admin. A job that is running is left as it is.
 
     Raises:
         NotFound: no job has this id.
-        Conflict: `paused_by_other`, `cancelled_by_other`, `job_ended` or `job_cancelling`;
-            `job_running` where another job has taken the cancelled one's place.
+        Conflict: `paused_by_other`, `job_ended` or `job_cancelling`; `job_running` where another
+            job has taken the cancelled one's place.
     """
     job = _locked(session, job_id)
     if job.state in (JobState.QUEUED, JobState.RUNNING):
@@ -711,15 +747,7 @@ def resume(session: Session, job_id: UUID, principal: str, *, admin: bool) -> Jo
     if job.state == JobState.PAUSED:
         if not admin and job.paused_by != principal:
             raise _paused_by_other(job)
-    elif job.state == JobState.CANCELLED:
-        if not admin and job.cancelled_by != principal:
-            raise Conflict(
-                "cancelled_by_other",
-                f"{job.cancelled_by} cancelled this job; let that person or an admin resume it.",
-                cancelled_by=job.cancelled_by,
-                job_id=str(job_id),
-            )
-    else:
+    elif job.state != JobState.CANCELLED:
         raise _not_possible(job, "resumed")
     return _reopen(session, job)
 
@@ -753,7 +781,8 @@ def cancel(session: Session, job_id: UUID, principal: str) -> JobRow:
 
 
 def retry_failed(session: Session, job_id: UUID, principal: str) -> JobRow:
-    """Do the failed items of an ended job again, and the chunks that failed it; nothing else.
+    """Do the failed items of an ended job again, and the chunks that failed it; nothing else. A
+    cancelled job is resumed.
 
     Raises:
         NotFound: no job has this id.
@@ -762,7 +791,7 @@ def retry_failed(session: Session, job_id: UUID, principal: str) -> JobRow:
     """
     job = _locked(session, job_id)
     if job.state == JobState.CANCELLED:
-        return resume(session, job_id, principal, admin=False)
+        return resume(session, job_id, principal, admin=True)
     if job.state not in (JobState.DONE, JobState.FAILED):
         raise Conflict(
             "job_not_ended",
