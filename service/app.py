@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Scope
 
 from service import errors
-from service.api import compat, identify, individuals, media, search, system
+from service.api import compat, identify, individuals, jobs, media, search, system
 from service.deps import AppState, DocsReader
 from service.drift import DriftWatch
 from service.edge import Edge, RateLimiter
@@ -20,6 +20,7 @@ from service.metrics import Metrics, program_version
 from service.runtime import Resight, open_resight, require_keys
 from service.schemas import ProblemOut
 from service.settings import MIB, Settings
+from service.web.jobs import router as job_pages
 from service.web.routes import router as pages
 
 WRONG_KEYS_PER_MINUTE = 20
@@ -30,6 +31,7 @@ API_ROUTERS = (
     search.router,
     individuals.router,
     media.router,
+    jobs.router,
     system.router,
     compat.router,
 )
@@ -98,6 +100,7 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
         app.include_router(router)
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
+    app.include_router(job_pages, include_in_schema=False)
     return app
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -23,6 +23,7 @@ from service.edge import RateLimiter
 from service.errors import Problem
 from service.metrics import Metrics
 from service.runtime import Resight
+from service.streams import Streams
 
 ROLE_ORDER = tuple(Role)
 KEYS_DOCUMENTED = HTTPBearer(
@@ -53,6 +54,7 @@ class AppState:
     metrics: Metrics
     drift: DriftWatch
     failures: RateLimiter
+    streams: Streams = field(default_factory=Streams)
 
 
 LOCAL = Principal("local", Role.ADMIN)

@@ -51,6 +51,7 @@ class Problem(Exception):
         *,
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
+        links: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -58,6 +59,7 @@ class Problem(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
+        self.links = dict(links or {})
 
 
 BAD_PHOTO_STATUS = {
@@ -132,8 +134,21 @@ def problem_of(error: BaseException) -> Problem:
         if isinstance(error, kind):
             code, errors = _code_and_errors(error, code)
             sentence = DATABASE_SENTENCES.get(code) or str(getattr(error, "detail", error))
-            return Problem(CODE_STATUS.get(code, status), code, sentence, errors=errors)
+            return Problem(
+                CODE_STATUS.get(code, status), code, sentence, errors=errors, links=_links(error)
+            )
     return Problem(500, "internal_error", "Something failed inside; the log has the request id.")
+
+
+def _links(error: Exception) -> dict[str, str]:
+    """Where that can be read which is in the way: the job that runs already, and its run."""
+    values = error.values if isinstance(error, Conflict) else {}
+    links = {}
+    if values.get("job_id"):
+        links["job"] = f"/v1/jobs/{values['job_id']}"
+    if values.get("run_id"):
+        links["run"] = f"/v1/reindex/{values['run_id']}"
+    return links
 
 
 def _code_and_errors(error: BaseException, code: str) -> tuple[str, list[FieldError]]:
@@ -152,6 +167,8 @@ def respond(problem: Problem, *, request_id: str, instance: str) -> Response:
     headers = dict(problem.headers)
     if problem.status in (429, 503) and "Retry-After" not in headers:
         headers["Retry-After"] = "2"
+    if "job" in problem.links:
+        headers.setdefault("Location", problem.links["job"])
     return JSONResponse(
         body_of(problem, request_id=request_id, instance=instance),
         status_code=problem.status,
@@ -171,6 +188,7 @@ def body_of(problem: Problem, *, request_id: str, instance: str) -> dict[str, An
         "code": problem.code,
         "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
         "request_id": request_id,
+        **problem.links,
     }
 
 

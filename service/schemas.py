@@ -249,6 +249,8 @@ class ProblemOut(BaseModel):
     code: str
     errors: list[FieldErrorOut]
     request_id: str
+    job: str | None = Field(None, description="The job that is in the way, where one is.")
+    run: str | None = Field(None, description="The re-index run that is in the way.")
 
 
 class Health(BaseModel):

@@ -22,11 +22,17 @@ class PortTaken(Exception):
 
 
 class _Server(uvicorn.Server):
-    """Tells its address once it answers."""
+    """Tells its address once it answers, and ends what has no end of its own before it stops."""
 
-    def __init__(self, config: uvicorn.Config, when_ready: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        when_ready: Callable[[str], None] | None,
+        end_streams: Callable[[], None],
+    ) -> None:
         super().__init__(config)
         self._when_ready = when_ready
+        self._end_streams = end_streams
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -35,6 +41,10 @@ class _Server(uvicorn.Server):
             shown = f"[{host}]" if ":" in host else host
             self._when_ready(f"http://{shown}:{port}")
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end_streams()
+        await super().shutdown(sockets=sockets)
+
 
 def serve(resight: Resight, *, when_ready: Callable[[str], None] | None = None) -> None:
     """Answers until SIGTERM or Ctrl-C; `when_ready` is called with the address once it listens."""
@@ -42,8 +52,9 @@ def serve(resight: Resight, *, when_ready: Callable[[str], None] | None = None) 
 
     settings = resight.settings
     logging.basicConfig(format="%(levelname)s:     %(message)s")
+    app = create_app(settings, resight=resight)
     config = uvicorn.Config(
-        create_app(settings, resight=resight),
+        app,
         host=settings.host,
         port=settings.port,
         access_log=False,
@@ -51,7 +62,7 @@ def serve(resight: Resight, *, when_ready: Callable[[str], None] | None = None) 
         timeout_graceful_shutdown=GRACE_S,
         log_level="info" if when_ready is None else "warning",
     )
-    _Server(config, when_ready).run()
+    _Server(config, when_ready, lambda: app.state.resight.streams.end()).run()
 
 
 def refuse_taken_port(host: str, port: int, instead: str) -> None:

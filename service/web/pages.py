@@ -46,6 +46,8 @@ class ProblemView:
     title: str
     detail: str
     errors: tuple[str, ...]
+    url: str | None = None
+    """The job or run that is in the way."""
 
 
 @lru_cache(maxsize=1)
@@ -148,6 +150,15 @@ def _draw_problem(request: Request, problem: Problem) -> Response:
         tuple(
             dict.fromkeys(sentence(e.detail) for e in problem.errors if e.detail != problem.detail)
         ),
+        # Pages lie where the API's resources lie, without the version.
+        next(
+            (
+                problem.links[what].removeprefix("/v1")
+                for what in ("run", "job")
+                if what in problem.links
+            ),
+            None,
+        ),
     )
     context: dict[str, Any] = {"problem": shown}
     if problem.status in (401, 403):
@@ -163,6 +174,7 @@ def _title(status: int) -> str:
         401: "A key is needed",
         403: "Not allowed with this key",
         404: "Not found",
+        409: "Not possible now",
         413: "Too large",
         415: "Not a photo that can be read",
         429: "Too many requests",
