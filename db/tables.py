@@ -139,6 +139,7 @@ class Individual(Base):
         one_of("sex", Sex),
         one_of("vitality", Vitality),
         Index("ix_individual_catalogue_id_created_at_id", "catalogue_id", "created_at", "id"),
+        Index("ix_individual_survivor", text("coalesce(merged_into_id, id)")),
     )
 
     id: Mapped[uuid.UUID] = uuid_key()
@@ -199,7 +200,7 @@ class Encounter(Base):
     catalogue_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("catalogue.id"))
     external_id: Mapped[str | None]
     """The name that the source of the data gives this encounter."""
-    started_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None] = mapped_column(index=True)
     ended_at: Mapped[datetime | None]
     place: Mapped[str | None]
     latitude: Mapped[float | None]
@@ -228,7 +229,7 @@ class MediaAsset(Base):
     """Width after turning by the EXIF orientation."""
     height_px: Mapped[int] = mapped_column(Integer)
     original_name: Mapped[str | None]
-    taken_at: Mapped[datetime | None]
+    taken_at: Mapped[datetime | None] = mapped_column(index=True)
     perceptual_hash: Mapped[int | None]
     """64-bit difference hash (dHash) of the oriented photo, as a signed integer."""
     created_at: Mapped[datetime] = now()
@@ -259,6 +260,7 @@ class Annotation(Base):
             unique=True,
             postgresql_nulls_not_distinct=True,
         ),
+        Index("ix_annotation_viewpoint", text("lower(viewpoint)")),
     )
 
     id: Mapped[int] = serial_key()
@@ -356,6 +358,17 @@ class AnnotationChange(Base):
     tx: Mapped[int] = mapped_column(Xid8, server_default=text("pg_current_xact_id()"))
 
 
+class ChangeFloor(Base):
+    """One row, once entries of `annotation_change` were deleted: those of transactions before `tx`
+    are gone, and a reader that last looked before it must read everything again."""
+
+    __tablename__ = "change_floor"
+    __table_args__ = (CheckConstraint("single", name="one_row"),)
+
+    single: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    tx: Mapped[int] = mapped_column(Xid8)
+
+
 class Head(Base):
     """ArcFace rows of one space. The rows of a fitted head are in `head_rows`, those of a bundle's
     head lie in the bundle; the slots of both are here."""
@@ -440,6 +453,8 @@ class IndexSnapshot(Base):
     """SHA-256 over the checksums of its files."""
     recall: Mapped[float | None]
     """Share of the oracle's nearest ten found before the exact re-score."""
+    report: Mapped[Json | None] = mapped_column(JSONB)
+    """How it was built and measured, where that decides how it is used."""
     state: Mapped[SnapshotState] = mapped_column(EnumText(SnapshotState))
     created_at: Mapped[datetime] = now()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from db.queries.copying import Int64s, as_ids, fetch, fetch_ids, id_array
 from db.queries.filters import LABELLED, SearchFilters
+from db.queries.taxa import find_taxa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +44,7 @@ def label_candidates(
     session: Session, ids: Sequence[int] | Int64s, filters: SearchFilters = _NO_FILTERS
 ) -> Candidates:
     """Labels of those among `ids` that still exist, have an individual and fulfil the filters."""
-    condition, parameters = filters.where()
+    conditions, parameters = _alternatives(session, filters)
     rows = fetch(
         session,
         "SELECT a.id, i.id,"
@@ -51,7 +53,7 @@ def label_candidates(
         " (SELECT t.scientific_name FROM taxon t WHERE t.id = i.taxon_id),"
         " a.media_id, a.encounter_id, m.sha256, m.perceptual_hash"
         " FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY wanted(id, position)"
-        f" JOIN annotation a ON a.id = wanted.id {LABELLED} WHERE {condition}"
+        f" JOIN annotation a ON a.id = wanted.id {LABELLED} WHERE {' OR '.join(conditions)}"
         " ORDER BY wanted.position",
         {"ids": id_array(as_ids(ids)), **parameters},
     )
@@ -71,16 +73,31 @@ def label_candidates(
 def eligible_ids(session: Session, model_id: int, filters: SearchFilters = _NO_FILTERS) -> Int64s:
     """int64 (n,) ascending: annotations with a vector in this space and an individual that fulfil
     the filters."""
-    condition, parameters = filters.where()
-    query = f"SELECT a.id {_ELIGIBLE} AND {condition}"
-    return fetch_ids(session, query, {"model": model_id, **parameters})
+    query, parameters = _eligible(session, model_id, filters)
+    return fetch_ids(session, query, parameters)
 
 
 def count_eligible(session: Session, model_id: int, filters: SearchFilters = _NO_FILTERS) -> int:
     """How many annotations `eligible_ids` would give."""
-    condition, parameters = filters.where()
-    query = f"SELECT count(*) {_ELIGIBLE} AND {condition}"
-    return int(fetch(session, query, {"model": model_id, **parameters})[0][0])
+    query, parameters = _eligible(session, model_id, filters)
+    return int(fetch(session, f"SELECT count(*) FROM ({query}) found", parameters)[0][0])
+
+
+def _eligible(
+    session: Session, model_id: int, filters: SearchFilters
+) -> tuple[str, dict[str, Any]]:
+    conditions, parameters = _alternatives(session, filters)
+    query = " UNION ALL ".join(f"SELECT a.id {_ELIGIBLE} AND {made}" for made in conditions)
+    return query, {"model": model_id, **parameters}
+
+
+def _alternatives(
+    session: Session, filters: SearchFilters
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    # The ids of the taxa are looked up first: with them at hand the planner knows how many
+    # individuals they are, and takes an index for few and a scan for many.
+    taxa = find_taxa(session, filters.taxon) if filters.taxon else []
+    return filters.alternatives(taxa)
 
 
 _ELIGIBLE = f"""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import product
 from typing import Any
 from uuid import UUID
 
-from db.queries.taxa import TAXON_BY_LABEL, normal_label
 from db.types import Sex, Vitality
 
 
@@ -42,42 +43,62 @@ class SearchFilters:
             if (value := getattr(self, field.name)) not in (None, ())
         }
 
-    def where(self) -> tuple[str, dict[str, Any]]:
-        """(condition, psycopg parameters) over `LABELLED`, or ("true", {}) when nothing is set."""
-        made = {name: made for name, made in self._conditions().items() if name in self.as_dict()}
-        condition = " AND ".join(sql for sql, _ in made.values())
-        parameters = {f"filter_{name}": value for name, (_, value) in made.items()}
-        return condition or "true", parameters
+    def alternatives(self, taxa: Sequence[int] = ()) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """(conditions over `LABELLED` of which at most one holds for a row, psycopg parameters).
 
-    def _conditions(self) -> dict[str, tuple[str, Any]]:
-        taxon = TAXON_BY_LABEL.format(label="wanted.label")
-        date = "coalesce(e.started_at, m.taken_at)"
+        An annotation passes if one of them holds. They are apart so that each can use an index:
+        an OR over two tables cannot. `taxa` are the ids that `taxon` means.
+        """
+        wanted = self.as_dict()
+        made = [made for name, made in self._conditions().items() if wanted.keys() & _fields(name)]
+        conditions = tuple(" AND ".join(chosen) or "true" for chosen in product(*made))
+        return conditions, self._parameters(taxa)
+
+    def _conditions(self) -> dict[str, tuple[str, ...]]:
         return {
             "taxon": (
-                f"coalesce(i.taxon_id, a.taxon_id) IN (SELECT {taxon}"
-                " FROM unnest(%(filter_taxon)s::text[]) wanted(label))",
-                [normal_label(label) for label in self.taxon],
+                "i.taxon_id = ANY(%(taxa)s::int[])",
+                "(i.taxon_id IS NULL AND a.taxon_id = ANY(%(taxa)s::int[]))",
             ),
-            "place": ("strpos(lower(e.place), lower(%(filter_place)s)) > 0", self.place),
-            "date_from": (f"{date} >= %(filter_date_from)s", self.date_from),
-            "date_to": (f"{date} < %(filter_date_to)s", self.date_to),
-            "viewpoint": (
-                "lower(a.viewpoint) = ANY(%(filter_viewpoint)s::text[])",
-                [viewpoint.lower() for viewpoint in self.viewpoint],
+            "date_from date_to": (
+                self._date("e.started_at"),
+                f"(e.started_at IS NULL AND {self._date('m.taken_at')})",
             ),
-            "sex": ("i.sex = %(filter_sex)s", self.sex and str(self.sex)),
-            "vitality": ("i.vitality = %(filter_vitality)s", self.vitality and str(self.vitality)),
+            "place": ("strpos(lower(e.place), lower(%(place)s)) > 0",),
+            "viewpoint": ("lower(a.viewpoint) = ANY(%(viewpoint)s::text[])",),
+            "sex": ("i.sex = %(sex)s",),
+            "vitality": ("i.vitality = %(vitality)s",),
             "catalogue": (
-                "i.catalogue_id = (SELECT id FROM catalogue"
-                " WHERE lower(name) = lower(%(filter_catalogue)s))",
-                self.catalogue,
+                "i.catalogue_id = (SELECT id FROM catalogue WHERE lower(name) ="
+                " lower(%(catalogue)s))",
             ),
             "individuals": (
                 "i.id IN (SELECT coalesce(merged_into_id, id) FROM individual"
-                " WHERE id = ANY(%(filter_individuals)s::uuid[]))",
-                list(self.individuals),
+                " WHERE id = ANY(%(individuals)s::uuid[]))",
             ),
         }
+
+    def _date(self, column: str) -> str:
+        bounds = [f"{column} >= %(date_from)s"] * (self.date_from is not None)
+        bounds += [f"{column} < %(date_to)s"] * (self.date_to is not None)
+        return " AND ".join(bounds)
+
+    def _parameters(self, taxa: Sequence[int]) -> dict[str, Any]:
+        return {
+            "taxa": list(taxa),
+            "place": self.place,
+            "date_from": self.date_from,
+            "date_to": self.date_to,
+            "viewpoint": [viewpoint.lower() for viewpoint in self.viewpoint],
+            "sex": self.sex and str(self.sex),
+            "vitality": self.vitality and str(self.vitality),
+            "catalogue": self.catalogue,
+            "individuals": list(self.individuals),
+        }
+
+
+def _fields(names: str) -> set[str]:
+    return set(names.split())
 
 
 # `i` is the individual after merges. The planner drops the joins that a statement does not use.

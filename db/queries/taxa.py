@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -111,6 +112,18 @@ def find_taxon(session: Session, label: str) -> int | None:
         text(f"SELECT {TAXON_BY_LABEL.format(label=':label')}"), {"label": normal_label(label)}
     )
     return found
+
+
+def find_taxa(session: Session, labels: Sequence[str]) -> list[int]:
+    """The taxa that any of the labels mean, ascending; a label that nobody knows means none."""
+    found = session.scalars(
+        text(
+            f"SELECT DISTINCT {TAXON_BY_LABEL.format(label='wanted.label')} AS id"
+            " FROM unnest(cast(:labels AS text[])) wanted(label) ORDER BY id"
+        ),
+        {"labels": [normal_label(label) for label in labels]},
+    )
+    return [taxon for taxon in found if taxon is not None]
 
 
 @translated()

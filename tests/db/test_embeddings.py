@@ -583,7 +583,7 @@ def test_filters_say_what_is_set() -> None:
     }
     assert not filters.is_empty
     assert SearchFilters().is_empty
-    assert SearchFilters().where() == ("true", {})
+    assert SearchFilters().alternatives()[0] == ("true",)
 
 
 # ---------------------------------------------------------------- heads and snapshots
