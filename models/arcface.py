@@ -21,6 +21,7 @@ from models.errors import BadCheckpoint, name_some
 from models.torch_compat import load_timm, load_torch
 
 HEAD_KEY = "arc.weight"
+_NUMPY_FLOATS = frozenset({"F16", "F32", "F64"})
 State = dict[str, Any]
 
 
@@ -69,6 +70,30 @@ def read_state(path: Path) -> State:
             tuple(foreign),
         )
     return state
+
+
+def check_weights(path: Path) -> None:
+    """Look through a safetensors file without torch: intact, not empty, every value a number.
+
+    Raises:
+        BadCheckpoint: `unreadable`, `not_finite`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    broken = []
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            names = list(weights.keys())
+            for name in names:
+                # NumPy knows no bfloat16; torch looks at such weights when it loads them.
+                if weights.get_slice(name).get_dtype() in _NUMPY_FLOATS:
+                    values = weights.get_tensor(name)
+                    broken += [] if np.isfinite(values).all() else [name]
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint("unreadable", f"{path.name} holds no weights: {error}") from error
+    if not names:
+        raise BadCheckpoint("unreadable", f"{path.name} holds no weights: no tensors in it")
+    _refuse_broken(broken)
 
 
 def build_network(architecture: Architecture) -> Any:
@@ -159,11 +184,15 @@ def check_state(state: State, wanted: dict[str, tuple[int, ...]]) -> None:
         for name, value in state.items()
         if value.is_floating_point() and not bool(torch.isfinite(value).all())
     ]
-    if broken:
+    _refuse_broken(broken)
+
+
+def _refuse_broken(names: list[str]) -> None:
+    if names:
         raise BadCheckpoint(
             "not_finite",
-            f"{len(broken):,} tensors hold NaN or infinity: {name_some(broken)}",
-            tuple(broken),
+            f"{len(names):,} tensors hold NaN or infinity: {name_some(names)}",
+            tuple(names),
         )
 
 

@@ -27,7 +27,7 @@ from models.clip import GateConfig, image_network, load_clip, text_vectors
 from models.embedder import Floats
 from models.errors import BundleError
 from models.labels import check_labels, read_classes, read_species
-from models.manifest import Manifest, record_files, sha256_of, space_fingerprint
+from models.manifest import Manifest, check_dim, record_files, sha256_of, space_fingerprint
 from models.preprocess import Preprocessing
 from models.recipes import Recipe, SourceFile
 from models.runtime import (
@@ -64,6 +64,7 @@ def build_embedder(
         BundleError, BadCheckpoint, ModelsExtraMissing: with the culprit and what to do.
     """
     preprocessing = _preprocessing(recipe)
+    check_dim(recipe.name, recipe.dim)
     paths = {role: _find(recipe, role, source) for role in ("checkpoint", "classes", "species")}
     gate = _find(recipe, "gate", source) if "gate" in recipe.files else None
     say("reading class list and weights")
@@ -133,6 +134,7 @@ def build_pickled(recipe: Recipe, path: Path, out: Path, say: Say) -> Manifest:
     _save_weights(network.state_dict(), out / WEIGHTS)
     roles = {"weights": WEIGHTS, "ir": IR, "ir_weights": IR_WEIGHTS, "golden": GOLDEN}
     dim = golden.vectors.shape[1]
+    check_dim(recipe.name, dim)
     manifest = Manifest(
         **_NONE,
         name=recipe.name,

@@ -1,7 +1,9 @@
 """Owns the installed bundles: adding, listing, checking them, and choosing who serves.
 
 A bundle is a folder `<models_dir>/<name>/` with a manifest. It appears by one rename, complete, or
-not at all. The starter bundle lies in the package itself and is only read.
+not at all. A further version of the name, with a space of its own, lies beside the first in
+`<name>@<version>/`: a catalogue moves from one to the other while both are there. The starter
+bundle lies in the package itself and is only read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.arcface import HEAD_KEY, Architecture
+from models.arcface import HEAD_KEY, Architecture, check_weights
 from models.clip import ClipGate, GateConfig
 from models.download import download
 from models.embedder import Embedded, Embedder, EmbedderSpec, Floats, l2_normalize
@@ -26,7 +28,7 @@ from models.errors import BundleError
 from models.gate import AbsentGate, FeatureGate, Gate
 from models.head import Head
 from models.labels import read_classes, read_species
-from models.manifest import MANIFEST, Manifest, record_files
+from models.manifest import MANIFEST, VERSION_SIGN, Manifest, record_files
 from models.preprocess import Rgb
 from models.recipes import GATE_CONFIG, REGISTRY, STARTER, Recipe, load_registry, recipe_of
 from models.runtime import Golden, Run, agreement, check_agreement, openvino_runner
@@ -51,7 +53,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A bundle on this machine; `manifest` is None where it cannot be read (`problem` says why)."""
+    """A bundle on this machine; `manifest` is None where it cannot be read (`problem` says why).
+    `name` tells it from all others: a second version of a name is `name@version`."""
 
     name: str
     path: Path
@@ -107,10 +110,11 @@ def install(
     gate_config: Path = GATE_CONFIG,
     say: Say = lambda _: None,
 ) -> Installed:
-    """Install the bundle whose files lie in `source`, replacing one of the same name.
+    """Install the bundle whose files lie in `source`.
 
     `source` holds a `bundle.toml`, the files of a known model under their published names, or a
-    bundle that was built on another machine (then torch is not needed).
+    bundle that was built on another machine (then torch is not needed). A bundle of the same space
+    is replaced; another version of an installed name is kept beside it.
 
     Raises:
         BundleError: with a code and a sentence; `models_dir` is then as it was.
@@ -178,7 +182,7 @@ def convert_pickled_module(
         raise BundleError("unknown_model", f"{name!r} is no model that is published as a pickle")
     with _workplace(models_dir) as out:
         build_pickled(recipe, path, out, say)
-        return _publish(out, models_dir / name)
+        return _publish(out, models_dir)
 
 
 def convert_starter(folder: Path = STARTER, *, say: Say = lambda _: None) -> Installed:
@@ -211,7 +215,7 @@ def refresh_prompts(models_dir: Path, gate_config: Path = GATE_CONFIG) -> Instal
         save_text(out / TEXT, encode_prompts(folder, manifest, config.prompts))
         files = manifest.files | record_files(out, [TEXT])
         replace(manifest, prompts=config.prompts, files=files).save(out)
-        return _publish(out, folder)
+        return _publish(out, models_dir)
 
 
 def list_installed(models_dir: Path, *, starter: Path | None = STARTER) -> list[Installed]:
@@ -222,15 +226,15 @@ def list_installed(models_dir: Path, *, starter: Path | None = STARTER) -> list[
 
 
 def show(models_dir: Path, name: str, *, starter: Path | None = STARTER) -> Installed:
-    """One bundle.
+    """One bundle: by its name, by `name@version`, or by the fingerprint of its space.
 
     Raises:
         BundleError: `not_installed`, with what is.
     """
     bundles = list_installed(models_dir, starter=starter)
-    for installed in bundles:
-        if installed.name == name:
-            return installed
+    found = _named(bundles, name)
+    if found is not None:
+        return found
     names = ", ".join(installed.name for installed in bundles) or "none"
     raise BundleError(
         "not_installed",
@@ -244,13 +248,60 @@ def verify(models_dir: Path, name: str, *, starter: Path | None = STARTER) -> li
     if installed.manifest is None:
         return [installed.problem] if installed.problem else []
     try:
-        installed.manifest.check_files(installed.path)
-        _cpu_run(installed.path, installed.manifest, None)
-        if installed.manifest.slots:
-            _load_head(installed.path, installed.manifest)
+        _check_built(installed.path, installed.manifest)
     except BundleError as error:
         return [Problem(name, error.code, error.detail)]
     return []
+
+
+def load_embedder(
+    models_dir: Path,
+    fingerprint: str,
+    *,
+    device: Device = "auto",
+    threads: int | None = None,
+    starter: Path | None = STARTER,
+) -> Embedder:
+    """The embedder of one space, checked against its golden vectors.
+
+    Raises:
+        BundleError: `not_installed`, no bundle here makes vectors of this space; or what is wrong
+            with the one that does.
+    """
+    folder = _folder_of(models_dir, fingerprint, starter)
+    return _load_embedder(folder, _device(device, []), threads)[0]
+
+
+def load_space(
+    models_dir: Path,
+    fingerprint: str,
+    *,
+    device: Device = "auto",
+    gate_config: Path = GATE_CONFIG,
+    threads: int | None = None,
+    starter: Path | None = STARTER,
+    gate: Gate | None = None,
+) -> Serving:
+    """The bundle of one space with its gate, and no other in its place.
+
+    `gate` is one that is loaded already: it is taken, unless it judges by the features of an
+    embedder of its own.
+
+    Raises:
+        BundleError: as `load_embedder`.
+    """
+    problems: list[Problem] = []
+    where = _device(device, problems)
+    folder = _folder_of(models_dir, fingerprint, starter)
+    embedder, head = _load_embedder(folder, where, threads)
+    manifest = Manifest.load(folder)
+    if gate is None or gate.needs_features or isinstance(gate, AbsentGate):
+        gate, notices = _load_gate(
+            models_dir, gate_config, where, threads, problems, folder, manifest
+        )
+    else:
+        notices = ()
+    return _serving(embedder, head, gate, folder, manifest, problems, notices)
 
 
 def load_serving(
@@ -283,12 +334,24 @@ def load_serving(
     if embedder is None:
         detail = "no identification model could be loaded: `resight models pull effb4-arcface-v1`"
         problems.append(Problem("", "no_identification_model", detail))
+    return _serving(embedder, head, gate, folder, manifest, problems, notices)
+
+
+def _serving(
+    embedder: Embedder | None,
+    head: Head | None,
+    gate: Gate,
+    folder: Path | None,
+    manifest: Manifest | None,
+    problems: Sequence[Problem],
+    notices: tuple[Problem, ...],
+) -> Serving:
     return Serving(
         embedder=embedder,
         head=head,
         gate=gate,
         stage=manifest.stage if manifest else STAGE_GATE_ONLY,
-        bundle=manifest.name if manifest else None,
+        bundle=_reference(folder, manifest) if folder and manifest else None,
         problems=tuple(problems),
         notices=notices,
         default_min_probability=head.min_probability if head else DEFAULT_MIN_PROBABILITY,
@@ -314,7 +377,7 @@ def _install(
             build_gate(recipe, source, out, say, GateConfig.load(gate_config))
         else:
             build_embedder(recipe, source, out, say, in_place=False)
-        return _publish(out, models_dir / recipe.name)
+        return _publish(out, models_dir)
 
 
 def _install_built(source: Path, models_dir: Path, say: Say) -> Installed:
@@ -325,9 +388,21 @@ def _install_built(source: Path, models_dir: Path, say: Say) -> Installed:
             if not (source / name).is_file():
                 raise BundleError("file_missing", f"{source / name} is missing")
             shutil.copyfile(source / name, out / name)
-        manifest.check_files(out)
-        _cpu_run(out, manifest, None)
-        return _publish(out, models_dir / manifest.name)
+        _check_built(out, manifest)
+        return _publish(out, models_dir)
+
+
+def _check_built(folder: Path, manifest: Manifest) -> None:
+    """Everything that can be known of a built bundle without torch.
+
+    Raises:
+        BundleError: with the culprit.
+    """
+    manifest.check_files(folder)
+    check_weights(folder / manifest.roles["weights"])
+    if manifest.slots:
+        _load_head(folder, manifest)
+    _cpu_run(folder, manifest, None)
 
 
 @contextmanager
@@ -344,7 +419,8 @@ def _workplace(models_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _publish(built: Path, target: Path) -> Installed:
+def _publish(built: Path, models_dir: Path) -> Installed:
+    target = _place(models_dir, Manifest.load(built))
     built.chmod(0o755)
     old = target.with_name(f".old-{target.name}-{os.getpid()}")
     if target.exists():
@@ -352,6 +428,40 @@ def _publish(built: Path, target: Path) -> Installed:
     built.rename(target)
     shutil.rmtree(old, ignore_errors=True)
     return _look(target)
+
+
+def _place(models_dir: Path, manifest: Manifest) -> Path:
+    """The folder that a bundle goes into: that of the same space, else one of its own.
+
+    Raises:
+        BundleError: `duplicate_space`, `version_taken`.
+    """
+    plain = models_dir / manifest.name
+    if manifest.kind == "gate":
+        return plain  # a gate fills no space, so nothing has to be moved from one to the next
+    for other in list_installed(models_dir):
+        known = other.manifest
+        if known is None or known.fingerprint != manifest.fingerprint:
+            continue
+        if known.name != manifest.name:
+            raise BundleError(
+                "duplicate_space",
+                f"{manifest.name} makes the very vectors of {other.name}, which is installed: use "
+                "that one, or remove it first",
+            )
+        if other.path.parent == models_dir:
+            return other.path
+    for other in list_installed(models_dir, starter=None):
+        known = other.manifest
+        if known and (known.name, known.version) == (manifest.name, manifest.version):
+            raise BundleError(
+                "version_taken",
+                f"{manifest.name} {manifest.version} is installed and makes other vectors: give "
+                "the new one another version, so that the two can be told apart",
+            )
+    if not (plain / MANIFEST).is_file():
+        return plain
+    return models_dir / f"{manifest.name}{VERSION_SIGN}{manifest.version}"
 
 
 # --- loading
@@ -376,6 +486,9 @@ def _candidates(
         if installed.name not in gates
         and (installed.manifest is None or installed.manifest.kind == "embedder")
     }
+    if preferred is not None:
+        found = _named(list_installed(models_dir, starter=starter), preferred)
+        preferred = found.name if found is not None else preferred
     if starter is not None and (not folders or preferred == STARTER_NAME):
         folders.setdefault(STARTER_NAME, starter)
     if preferred is not None and preferred not in folders:
@@ -384,6 +497,18 @@ def _candidates(
     names += sorted(set(folders) - set(names) - {STARTER_NAME})
     names += [STARTER_NAME] if STARTER_NAME in folders else []
     return [folders[name] for name in dict.fromkeys(names)]
+
+
+def _folder_of(models_dir: Path, fingerprint: str, starter: Path | None) -> Path:
+    for installed in list_installed(models_dir, starter=starter):
+        known = installed.manifest
+        if known and known.kind == "embedder" and known.fingerprint == fingerprint:
+            return installed.path
+    raise BundleError(
+        "not_installed",
+        f"no bundle in {models_dir} makes vectors of the space {fingerprint[:12]}…: install it "
+        "there with `resight models add DIR`",
+    )
 
 
 def _load_embedder(
@@ -530,7 +655,24 @@ def _look(folder: Path) -> Installed:
     except BundleError as error:
         problem = Problem(folder.name, error.code, error.detail)
         return Installed(folder.name, folder, None, problem, size)
-    return Installed(manifest.name, folder, manifest, None, size)
+    return Installed(_reference(folder, manifest), folder, manifest, None, size)
+
+
+def _reference(folder: Path, manifest: Manifest) -> str:
+    """What a bundle goes by: its name, with the version where it lies beside another."""
+    beside = folder.name.startswith(manifest.name + VERSION_SIGN)
+    return folder.name if beside else manifest.name
+
+
+def _named(bundles: Sequence[Installed], wanted: str) -> Installed | None:
+    for installed in bundles:
+        known = installed.manifest
+        names = {installed.name}
+        if known is not None:
+            names |= {known.name + VERSION_SIGN + known.version, known.fingerprint}
+        if wanted in names:
+            return installed
+    return None
 
 
 def _folders(models_dir: Path) -> list[Path]:

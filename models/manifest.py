@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,12 @@ from models.errors import BundleError
 from models.preprocess import Preprocessing
 
 MANIFEST: Final = "reid.json"
+VERSION_SIGN: Final = "@"
+"""Between name and version, where both are needed to tell a bundle."""
+MAX_DIM: Final = 4000
+"""pgvector indexes no wider vector, as halfvec or otherwise."""
 _FORMAT: Final = 1
+_PLAIN: Final = re.compile(r"[\w.+-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class Manifest:
             prompts = tuple(fields.pop("prompts"))
             manifest = cls(preprocessing=preprocessing, files=files, prompts=prompts, **fields)
             manifest.check_roles()
+            manifest.check_space()
             return manifest
         except FileNotFoundError as error:
             raise BundleError(
@@ -115,6 +122,20 @@ class Manifest:
             if Path(name).name != name or name.startswith("."):
                 raise ValueError(f"{name!r} is no plain name")
 
+    def check_space(self) -> None:
+        """The name, the version and the space can be registered.
+
+        Raises:
+            ValueError: with what cannot.
+            BundleError: `dim_too_large`.
+        """
+        for text in (self.name, self.version):
+            if not _PLAIN.fullmatch(text):
+                raise ValueError(f"{text!r} may hold letters, digits, '-', '+', '_' and '.' only")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.fingerprint):
+            raise ValueError(f"its fingerprint is no SHA-256: {self.fingerprint!r}")
+        check_dim(self.name, self.dim)
+
     def check_files(self, folder: Path, names: Iterable[str] | None = None) -> None:
         """Compare files with their record; None compares all.
 
@@ -134,6 +155,22 @@ class Manifest:
                     f"{path} is not what was installed ({size:,} bytes, expected {record.size:,} "
                     f"with SHA-256 {record.sha256[:12]}…): install the bundle {self.name} again",
                 )
+
+
+def check_dim(name: str, dim: int) -> None:
+    """Refuse a space that could not be indexed.
+
+    Raises:
+        BundleError: `dim_too_large`, or `bad_dim` below 1.
+    """
+    if dim < 1:
+        raise BundleError("bad_dim", f"{name} has {dim} dimensions: a vector needs at least one")
+    if dim > MAX_DIM:
+        raise BundleError(
+            "dim_too_large",
+            f"{name} has {dim:,} dimensions, and pgvector indexes at most {MAX_DIM:,}: use a model "
+            "with fewer, or project its vectors down",
+        )
 
 
 def record_files(folder: Path, names: Iterable[str]) -> dict[str, FileRecord]:

@@ -78,6 +78,7 @@ class Recipe:
                 None if prepare is None else Preprocessing.from_dict({"decode": DECODE} | prepare)
             )
             name = _safe_name(known.pop("name"))
+            _safe_name(known.get("version", "1"), "version")
             defaults = {"kind": "embedder", "stage": name, "summary": "", "version": "1"}
             recipe = cls(name=name, files=files, preprocessing=preprocessing, **defaults | known)
         except (KeyError, TypeError, ValueError) as error:
@@ -135,12 +136,12 @@ def _source_file(value: Any) -> SourceFile:
     return file
 
 
-def _safe_name(name: Any) -> str:
+def _safe_name(name: Any, what: str = "name") -> str:
     if (
         not isinstance(name, str)
         or not name
         or not name.replace("-", "").replace("_", "").replace(".", "").isalnum()
         or name.startswith(".")
     ):
-        raise ValueError(f"name {name!r} may hold letters, digits, '-', '_' and '.' only")
+        raise ValueError(f"{what} {name!r} may hold letters, digits, '-', '_' and '.' only")
     return name

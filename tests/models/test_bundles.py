@@ -110,7 +110,7 @@ def test_the_fingerprint_follows_what_makes_the_vector(tiny: Tiny, tmp_path: Pat
         write_tiny(folder, state, tiny.classes)
         description = folder / "bundle.toml"
         description.write_text(change(description.read_text("utf-8")), "utf-8")
-        manifest = install(folder, tmp_path / "models").manifest
+        manifest = install(folder, tmp_path / f"models-{name}").manifest
         assert manifest is not None
         return manifest.fingerprint
 
