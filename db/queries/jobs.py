@@ -663,6 +663,14 @@ def note_trouble(session: Session, job_id: UUID, *, code: str, detail: str) -> N
     )
 
 
+def put_result(session: Session, job_id: UUID, result: Json) -> None:
+    """What a job found; its end adds nothing where it gives no result of its own."""
+    session.execute(
+        text("UPDATE job SET result = cast(:result AS jsonb) WHERE id = :id"),
+        {"id": job_id, "result": json.dumps(result)},
+    )
+
+
 def end_job(
     session: Session,
     job_id: UUID,
