@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,7 +25,7 @@ from indexer.embed import embed_photos
 from indexer.follow import EmbedderOf as EmbedderOf
 from indexer.follow import Follower as Follower
 from indexer.follow import item_failures
-from indexer.jobs import ChunkContext, JobFailed, Plan, Unable
+from indexer.jobs import ChunkContext, Plan, Unable
 from indexer.media import MediaStore
 from indexer.reindex_report import build_report
 from indexer.shelf import BUILD_LOCK
@@ -165,7 +164,6 @@ class ReindexHandler:
         self._batch = batch
 
     def plan(self, session: Session, job: JobRow) -> Plan:
-        _reopen(session, job.id)
         run = runs.get_run(session, job.id, lock=True)
         if run.state in (ReindexState.REQUESTED, ReindexState.EMBEDDING):
             chunks = self._embedding(session, run, job)
@@ -196,8 +194,7 @@ class ReindexHandler:
         ]
 
     def work(self, chunk: ChunkContext) -> None:
-        with chunk.sessions.begin() as session:
-            _reopen(session, chunk.job.id)
+        with chunk.sessions() as session:
             run = runs.get_run(session, chunk.job.id)
         try:
             if chunk.row.stage == ReindexState.EMBEDDING:
@@ -278,13 +275,6 @@ class ReindexHandler:
 
 class _Stopped(Exception):
     """The chunk is to be given up."""
-
-
-def _reopen(session: Session, run_id: UUID) -> None:
-    try:
-        runs.resume_run(session, run_id)
-    except Conflict as error:
-        raise JobFailed(error.code, error.detail) from error
 
 
 def _moved(run: RunRow, state: ReindexState) -> Callable[[Session], list[ItemFailure]]:

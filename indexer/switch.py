@@ -32,6 +32,8 @@ Json = dict[str, Any]
 _POLL_S: Final = 0.1
 _LOCK_WAIT_S: Final = 5.0
 """How long a switch makes writers of annotations wait for the last vectors."""
+_DROP_WAIT_S: Final = 2.0
+"""How long readers queue behind a drop that waits for other readers."""
 _LOCK_TRIES: Final = 5
 
 
@@ -421,8 +423,7 @@ def _retire(sessions: Sessions, model: str, principal: str, force: bool) -> Reti
                 )
         count = embeddings.count_vectors(session, space.id)
         failpoint("cleanup.before")
-        # Readers queue behind a drop that waits, so it must not wait for long.
-        session.execute(text("SET LOCAL lock_timeout = '2s'"))
+        session.execute(text(f"SET LOCAL lock_timeout = '{_DROP_WAIT_S}s'"))
         embeddings.drop_space(session, space.id)
         records.add_audit(
             session,

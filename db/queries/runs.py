@@ -344,22 +344,6 @@ def stage_rounds(session: Session, job_id: UUID, stage: str) -> int:
     )
 
 
-def resume_run(session: Session, run_id: UUID) -> None:
-    """A run whose job goes on after it was cancelled or had failed is under way again.
-
-    Raises:
-        Conflict: `reindex_running`, the slot has another open run by now.
-    """
-    with translated():
-        session.execute(
-            text(
-                "UPDATE reindex_run SET state = 'embedding', ended_at = NULL"
-                " WHERE id = :id AND state IN ('cancelled', 'failed')"
-            ),
-            {"id": run_id},
-        )
-
-
 def note_failures(session: Session, run_id: UUID, failures: Sequence[ItemFailure]) -> None:
     """Add annotations that failed outside the chunks of the run's job, as "retry failed" finds
     them; one that is there already is left as it is."""
