@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.queries import embeddings
 from db.queries.embeddings import MissingAnnotation
-from indexer.media import MediaError, MediaStore
+from indexer.media import MediaError, MediaStore, StoreUnavailable
 from models.embedder import Embedder, Floats
 from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode
 
@@ -279,6 +279,9 @@ def _load(
         rgb = decode(store.read(wanted.sha256), limits).rgb
         if wanted.box_px is not None:
             rgb = crop(rgb, wanted.box_px)
+    except StoreUnavailable:
+        # Says nothing about this photo: whoever asked tries again.
+        raise
     except (BadPhoto, MediaError) as error:
         return _failure(wanted, error.code, error.detail)
     except ValueError as error:

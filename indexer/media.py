@@ -1,26 +1,34 @@
-"""Owns the photo files: content-addressed originals, and the small pictures derived from them.
+"""Owns the photo files: originals in a folder or an object store, and the pictures made from them.
 
-A file is durable before its row is written, so a row never lacks its file; a file without a row is
-a harmless leftover that `sweep` removes. Storage names come from content, never from file names.
+Originals are content-addressed and durable before their row is written; photos that were imported
+without copying are read where they lie. Derived pictures are cached in a local folder.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
-import re
-import secrets
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from sqlalchemy.orm import Session, sessionmaker
+
+from db.queries import media as rows
+from indexer.locations import Locations, file_of
+from indexer.object_store import ObjectOriginals, open_objects
+from indexer.originals import (
+    SHA256,
+    FolderOriginals,
+    Known,
+    MediaError,
+    Originals,
+    SafeFolder,
+    StoreUnavailable,
+)
 from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode, thumbnail_jpeg
+
+__all__ = ["DerivedKind", "MediaError", "MediaStore", "StoreUnavailable", "Swept", "open_media"]
 
 DerivedKind = Literal["thumb", "view", "crop"]
 
@@ -28,24 +36,15 @@ DEFAULT_SIZE_PX: Final[dict[DerivedKind, int]] = {"thumb": 320, "view": 1280, "c
 SIZE_STEPS_PX: Final = (64, 128, 256, 320, 512, 640, 1024, 1280, 1600, 2048)
 """A wanted size is raised to the next of these, so that nobody can fill the disk with sizes."""
 
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_FULL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_SWEEP_PAGE: Final = 1000
-
-
-class MediaError(Exception):
-    """The store cannot do what was asked. `code` is `media_missing`, `disk_full`,
-    `not_a_sha256`, `bad_size`, `bad_box` or `media_damaged`."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
-        self.detail = detail
+Locate = Callable[[str], str | None]
+"""Where the bytes of a SHA-256 were left, if they were not put into the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep removed: half-written files, originals without a row, and their bytes."""
+    """What a sweep removed: half-written files, originals without a row, and their bytes.
+
+    An object store keeps what was swept until the next sweep (see `ObjectOriginals`)."""
 
     temporary: int
     orphans: int
@@ -53,20 +52,33 @@ class Swept:
 
 
 class MediaStore:
-    """Photos under one folder, safe for any number of threads and processes at once.
+    """Photos by their SHA-256, safe for any number of threads and processes at once.
 
-    `originals/ab/<sha256>` holds the bytes as received, `derived/<kind>/ab/…jpg` what is made from
-    them (deletable at any time), `tmp/` what is being written.
+    Under `root` lie `derived/<kind>/ab/…jpg`, what is made from originals (deletable at any time),
+    `tmp/`, what is being written, and by default the originals as `originals/ab/<sha256>`.
+    Every method may raise `StoreUnavailable` where originals or locations are not local.
     """
 
-    def __init__(self, root: Path, limits: DecodeLimits | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        limits: DecodeLimits | None = None,
+        *,
+        originals: Originals | None = None,
+        locate: Locate | None = None,
+    ) -> None:
         self.root = root
+        self.locations = Locations()
         self._limits = limits or DecodeLimits()
-        self._originals = root / "originals"
+        self._cache = SafeFolder(root)
         self._derived = root / "derived"
-        self._tmp = root / "tmp"
-        for folder in (self._originals, self._derived, self._tmp):
-            folder.mkdir(parents=True, exist_ok=True)
+        self._originals = originals or FolderOriginals(self._cache)
+        self._locate = locate
+
+    @property
+    def place(self) -> str:
+        """Where originals lie, for people."""
+        return self._originals.place
 
     def put(self, data: bytes) -> str:
         """Store bytes and answer their SHA-256; on return they survive a power cut. Idempotent.
@@ -75,51 +87,65 @@ class MediaStore:
             MediaError: `disk_full`; nothing is left behind, and a later call works again.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        target = self.path(sha256)
-        with self._lock(fcntl.LOCK_SH):
-            if _has_size(target, len(data)):
-                # Young again: a sweep must not take it before its row is written.
-                os.utime(target)
-                _fsync_folder(target.parent)
-            else:
-                self._write(target, data)
+        self._originals.put(sha256, data)
         return sha256
 
-    def path(self, sha256: str) -> Path:
-        """Where the original lies, or would lie.
+    def path(self, sha256: str) -> Path | None:
+        """Where the original lies, or would lie, as a local file; None in an object store.
 
         Raises:
             MediaError: `not_a_sha256`.
         """
-        if _SHA256.fullmatch(sha256) is None:
-            raise MediaError("not_a_sha256", f"{sha256!r} is no SHA-256 of 64 hexadecimal digits.")
-        return self._originals / sha256[:2] / sha256
+        return self._originals.path(_checked(sha256))
 
     def has(self, sha256: str) -> bool:
-        return self.path(sha256).is_file()
+        """Whether the store itself has the original, wherever else it may lie."""
+        return self._originals.size(_checked(sha256)) is not None
 
-    def read(self, sha256: str) -> bytes:
+    def size(self, sha256: str, location: str | None = None) -> int | None:
+        """Bytes of the original, in the store or at its location; None where it is gone."""
+        if location is not None:
+            return self.locations.size(location)
+        return self._originals.size(_checked(sha256))
+
+    def read(self, sha256: str, location: str | None = None) -> bytes:
         """The bytes as received.
 
-        Raises:
-            MediaError: `media_missing`.
-        """
-        try:
-            return self.path(sha256).read_bytes()
-        except FileNotFoundError as error:
-            raise MediaError(
-                "media_missing",
-                f"The file of photo {sha256} is gone from {self._originals}. "
-                f"Restore it from a backup, or import the photo again.",
-            ) from error
+        `location` is where the photo's row says that they were left; without it that is looked up
+        when the store does not have them.
 
-    def verify(self, sha256: str) -> bool:
+        Raises:
+            MediaError: `media_missing`; `media_damaged`, something else lies at the location.
+        """
+        data = self._originals.read(_checked(sha256))
+        if data is not None:
+            return data
+        if location is None and self._locate is not None:
+            location = self._locate(sha256)
+        if location is not None:
+            return self.locations.read_same(location, sha256, self._limits.max_bytes)
+        raise MediaError(
+            "media_missing",
+            f"The file of photo {sha256} is gone from {self.place}. "
+            f"Restore it from a backup, or import the photo again.",
+        )
+
+    def verify(self, sha256: str, location: str | None = None) -> bool:
         """Whether the original is there and still hashes to its name."""
+        if location is None:
+            return self._originals.digest(_checked(sha256)) == sha256
         try:
-            with self.path(sha256).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
-        except FileNotFoundError:
+            self.locations.read_same(location, _checked(sha256), self._limits.max_bytes)
+        except StoreUnavailable:
+            raise
+        except MediaError:
             return False
+        return True
+
+    def set_aside(self, sha256: str) -> bool:
+        """Move a damaged original to `damaged/`, so that the photo counts as missing and can be
+        put again; whether it was there."""
+        return self._originals.set_aside(_checked(sha256))
 
     def derived(
         self,
@@ -127,8 +153,9 @@ class MediaStore:
         kind: DerivedKind,
         size_px: int | None = None,
         box_px: tuple[int, int, int, int] | None = None,
+        location: str | None = None,
     ) -> Path:
-        """A JPEG made from an original: turned upright, no EXIF, cached.
+        """A JPEG made from an original: turned upright, no EXIF, cached; `location` as in `read`.
 
         `size_px` bounds the longer side and is raised to the next of `SIZE_STEPS_PX`; `box_px` is
         (x, y, width, height) in the upright photo and cuts it first.
@@ -139,65 +166,47 @@ class MediaStore:
         """
         target = self._derived_path(sha256, kind, size_px, box_px)
         if not target.is_file():
-            rgb = self._decoded(sha256)
+            rgb = self._decoded(sha256, location)
             if box_px is not None:
                 rgb = _cut(rgb, box_px)
-            self._write(target, thumbnail_jpeg(rgb, _step(kind, size_px)))
+            self._cache.write(target, thumbnail_jpeg(rgb, _step(kind, size_px)))
         return target
 
     def stored(self) -> Iterator[str]:
-        """The SHA-256 of every original that lies in the store, ascending."""
-        for folder in sorted(self._originals.iterdir()):
-            for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
-                if _SHA256.fullmatch(name):
-                    yield name
+        """The SHA-256 of every original that lies in the store, in any order."""
+        return self._originals.stored()
 
     def leftovers(self, older_than_s: float = 0.0) -> list[Path]:
         """Half-written files that nobody has touched for that long."""
-        oldest = time.time() - older_than_s
-        return [path for path in sorted(self._tmp.iterdir()) if _modified_at(path) <= oldest]
+        return [path for folder in self._folders() for path in folder.leftovers(older_than_s)]
 
-    def sweep(
-        self,
-        older_than_s: float = 86_400.0,
-        known: Callable[[Sequence[str]], Collection[str]] | None = None,
-    ) -> Swept:
+    def sweep(self, older_than_s: float = 86_400.0, known: Known | None = None) -> Swept:
         """Remove half-written files, and originals without a row, older than `older_than_s`.
 
         `known` answers which of some SHA-256 have a row; without it originals are left alone. The
         age must exceed the longest transaction that stores photos: a photo being added has its file
         before its row.
         """
-        temporary = self._remove(self.leftovers(older_than_s), older_than_s)
-        orphans = (
-            self._remove(self._old_orphans(known, older_than_s), older_than_s) if known else []
-        )
+        temporary = [
+            size
+            for folder in self._folders()
+            for size in folder.remove(folder.leftovers(older_than_s), older_than_s)
+        ]
+        orphans = self._originals.sweep(older_than_s, known) if known else []
         return Swept(len(temporary), len(orphans), sum(temporary) + sum(orphans))
 
-    def _old_orphans(
-        self, known: Callable[[Sequence[str]], Collection[str]], older_than_s: float
-    ) -> Iterator[Path]:
-        oldest = time.time() - older_than_s
-        names = self.stored()
-        while page := list(islice(names, _SWEEP_PAGE)):
-            old = [sha256 for sha256 in page if _modified_at(self.path(sha256)) <= oldest]
-            with_row = set(known(old)) if old else set()
-            yield from (self.path(sha256) for sha256 in old if sha256 not in with_row)
+    def _folders(self) -> list[SafeFolder]:
+        """Folders of this machine in which files are written."""
+        if (
+            isinstance(self._originals, FolderOriginals)
+            and self._originals.folder is not self._cache
+        ):
+            return [self._cache, self._originals.folder]
+        return [self._cache]
 
-    def _remove(self, paths: Iterable[Path], older_than_s: float) -> list[int]:
-        """Remove files unless they were touched meanwhile; the size of each that went."""
-        sizes: list[int] = []
-        for path in paths:
-            with self._lock(fcntl.LOCK_EX), suppress(FileNotFoundError):
-                state = path.stat()
-                if state.st_mtime <= time.time() - older_than_s:
-                    path.unlink()
-                    sizes.append(state.st_size)
-        return sizes
-
-    def _decoded(self, sha256: str) -> Rgb:
+    def _decoded(self, sha256: str, location: str | None) -> Rgb:
         try:
-            return decode(self.read(sha256), self._limits).rgb
+            return decode(self.read(sha256, location), self._limits).rgb
         except BadPhoto as error:
             raise MediaError(
                 "media_damaged",
@@ -214,37 +223,54 @@ class MediaStore:
     ) -> Path:
         if kind not in get_args(DerivedKind):
             raise MediaError("bad_size", f"{kind!r} is none of {', '.join(get_args(DerivedKind))}.")
-        name = self.path(sha256).name
+        name = _checked(sha256)
         box = "" if box_px is None else "_" + "x".join(map(str, box_px))
         return self._derived / kind / sha256[:2] / f"{name}_{_step(kind, size_px)}{box}.jpg"
 
-    def _write(self, target: Path, data: bytes) -> None:
-        temporary = self._tmp / secrets.token_hex(16)
-        try:
-            _write_synced(temporary, data)
-            _make_folder(target.parent)
-            temporary.rename(target)
-            _fsync_folder(target.parent)
-        except OSError as error:
-            if error.errno in _FULL_DISK:
-                raise MediaError(
-                    "disk_full",
-                    f"There is no room for {len(data)} bytes under {self.root} ({error.strerror}). "
-                    f"Free some space; nothing was stored.",
-                ) from error
-            raise
-        finally:
-            temporary.unlink(missing_ok=True)
 
-    @contextmanager
-    def _lock(self, how: int) -> Iterator[None]:
-        """Writers share it; a sweep takes it alone for the moment between look and removal."""
-        handle = os.open(self.root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, how)
-            yield
-        finally:
-            os.close(handle)
+def open_media(
+    root: Path,
+    url: str | None = None,
+    *,
+    sessions: sessionmaker[Session] | None = None,
+    limits: DecodeLimits | None = None,
+) -> MediaStore:
+    """The store whose originals lie at `url`, by default under `root`, with its cache under `root`.
+
+    `url` is `file:///folder` or an object store (see `open_objects`). With `sessions` photos that
+    were imported without copying are found by their row.
+
+    Raises:
+        MediaError: `bad_media_url` or `bad_location`, the URL names no store.
+        StoreUnavailable: what the environment says about the store does not suffice.
+    """
+    return MediaStore(root, limits, originals=_originals(url), locate=_located_by(sessions))
+
+
+def _originals(url: str | None) -> Originals | None:
+    if url is None:
+        return None
+    if url.startswith("file:"):
+        return FolderOriginals(SafeFolder(file_of(url)))
+    return ObjectOriginals(open_objects(url), url)
+
+
+def _located_by(sessions: sessionmaker[Session] | None) -> Locate | None:
+    if sessions is None:
+        return None
+
+    def locate(sha256: str) -> str | None:
+        with sessions() as session:
+            row = rows.find_media(session, sha256)
+        return None if row is None else row.location
+
+    return locate
+
+
+def _checked(sha256: str) -> str:
+    if SHA256.fullmatch(sha256) is None:
+        raise MediaError("not_a_sha256", f"{sha256!r} is no SHA-256 of 64 hexadecimal digits.")
+    return sha256
 
 
 def _step(kind: DerivedKind, size_px: int | None) -> int:
@@ -261,43 +287,3 @@ def _cut(rgb: Rgb, box_px: tuple[int, int, int, int]) -> Rgb:
         return crop(rgb, box_px)
     except ValueError as error:
         raise MediaError("bad_box", f"{error}.") from error
-
-
-def _has_size(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except FileNotFoundError:
-        return False
-
-
-def _modified_at(path: Path) -> float:
-    """Seconds since the epoch; now for a file that has just gone, so that it counts as young."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with open(handle, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder so that its own name survives a power cut too."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _fsync_folder(folder.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -88,7 +88,11 @@ MEDIA_STATUS = {
     "media_damaged": 500,
     "not_a_sha256": 422,
     "bad_size": 422,
+    "bad_box": 422,
+    "bad_location": 422,
     "disk_full": 507,
+    "store_unavailable": 503,
+    "store_refused": 503,
 }
 
 STATUS: tuple[tuple[type[Exception], int, str], ...] = (
@@ -133,7 +137,7 @@ def problem_of(error: BaseException) -> Problem:
     for kind, status, code in STATUS:
         if isinstance(error, kind):
             code, errors = _code_and_errors(error, code)
-            sentence = DATABASE_SENTENCES.get(code) or str(getattr(error, "detail", error))
+            sentence = OUTAGE_SENTENCES.get(code) or str(getattr(error, "detail", error))
             return Problem(
                 CODE_STATUS.get(code, status), code, sentence, errors=errors, links=_links(error)
             )
@@ -192,11 +196,14 @@ def body_of(problem: Problem, *, request_id: str, instance: str) -> dict[str, An
     }
 
 
-DATABASE_SENTENCES = {
+OUTAGE_SENTENCES = {
     "database_unavailable": "The database does not answer; try again in a moment.",
     "database_busy": "Every connection to the database is in use; try again in a moment.",
+    "store_unavailable": "The store of photos does not answer; try again in a moment.",
+    "store_refused": "The store of photos refuses this service; its operator has to look.",
+    "disk_full": "There is no room left for photos; nothing was stored.",
 }
-"""Said instead of the driver's own words, which may name hosts and statements."""
+"""Said instead of the driver's own words, which may name hosts, folders and statements."""
 
 HTTP_CODES = {
     400: "bad_request",

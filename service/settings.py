@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 2**20
+
+MEDIA_SCHEMES = ("file", "s3", "gs", "az", "memory")
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -26,6 +28,17 @@ class Settings(BaseSettings):
         None,
         description="A PostgreSQL of your own (15 or newer, pgvector 0.8.4 or newer). "
         "Without it the embedded one in the data directory is used.",
+    )
+    media_url: str | None = Field(
+        None,
+        description="Where originals lie, when not in the data directory: s3://bucket/prefix, "
+        "gs://…, az://container/prefix or file:///folder. Credentials come from the environment "
+        "(AWS_*, GOOGLE_*, AZURE_*).",
+    )
+    import_prefixes: tuple[str, ...] = Field(
+        ("file:///",),
+        description="Places from which `resight import` may take photos without copying them, as "
+        'a JSON list of URI prefixes, such as ["file:///", "s3://bucket/folder"].',
     )
     host: str = Field(
         "127.0.0.1",
@@ -91,6 +104,16 @@ class Settings(BaseSettings):
     public_docs: bool = Field(
         True, description="Answer /openapi.json and /metrics without a key when keys are needed."
     )
+
+    @field_validator("media_url")
+    @classmethod
+    def _names_a_store(cls, url: str | None) -> str | None:
+        scheme, separator, place = (url or "file:///").partition("://")
+        if scheme not in MEDIA_SCHEMES or not separator or (not place and scheme != "memory"):
+            raise ValueError("give s3://bucket/prefix, gs://…, az://container/prefix or file:///…")
+        if "@" in place.partition("/")[0]:
+            raise ValueError("credentials belong into the environment, not into the URL")
+        return url
 
     @property
     def on_loopback(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 
 from db.queries import catalogue
 from service.deps import Db, Runtime, Viewer
@@ -25,20 +25,20 @@ UNCHANGING = {"Cache-Control": "private, max-age=31536000, immutable"}
     summary="A stored photo, byte for byte",
     response_class=FileResponse,
 )
-def read_media(media_id: MediaId, _: Viewer, runtime: Runtime, session: Db) -> FileResponse:
+def read_media(media_id: MediaId, _: Viewer, runtime: Runtime, session: Db) -> Response:
     """As received, metadata included; offered as a download, never shown by the browser."""
     media = catalogue.get_media(session, media_id)
     name = media.original_name or f"{media.sha256}.{media.media_type.partition('/')[2]}"
-    return FileResponse(
-        runtime.store.path(media.sha256),
-        media_type=media.media_type,
-        headers=UNCHANGING
-        | {
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
-            "ETag": f'"{media.sha256}"',
-            "Repr-Digest": f"sha-256=:{_base64(media.sha256)}:",
-        },
-    )
+    headers = UNCHANGING | {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "ETag": f'"{media.sha256}"',
+        "Repr-Digest": f"sha-256=:{_base64(media.sha256)}:",
+    }
+    path = runtime.store.path(media.sha256)
+    if path is not None and path.is_file():
+        return FileResponse(path, media_type=media.media_type, headers=headers)
+    data = runtime.store.read(media.sha256, media.location)
+    return Response(data, media_type=media.media_type, headers=headers)
 
 
 @router.get(
@@ -49,7 +49,7 @@ def read_thumbnail(
 ) -> FileResponse:
     """Turned upright, without EXIF."""
     media = catalogue.get_media(session, media_id)
-    path = runtime.store.derived(media.sha256, "thumb", size)
+    path = runtime.store.derived(media.sha256, "thumb", size, location=media.location)
     return FileResponse(path, media_type="image/jpeg", headers=UNCHANGING)
 
 
@@ -68,7 +68,9 @@ def read_crop(
     """The whole photo where the annotation has no box."""
     annotation = catalogue.get_annotation(session, annotation_id)
     media = catalogue.get_media(session, annotation.media_id)
-    path = runtime.store.derived(media.sha256, "crop", size, annotation.box_px)
+    path = runtime.store.derived(
+        media.sha256, "crop", size, annotation.box_px, location=media.location
+    )
     return FileResponse(path, media_type="image/jpeg", headers=UNCHANGING)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer import media
 from indexer.media import SIZE_STEPS_PX, MediaError, MediaStore
 from tests import zoo
 
@@ -98,7 +97,7 @@ def test_a_full_disk_leaves_nothing_and_heals(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(media.os, "fsync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(MediaError) as caught:
             store.put(b"photo")
     assert caught.value.code == "disk_full"
