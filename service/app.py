@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Scope
 
 from service import errors
-from service.api import compat, identify, individuals, jobs, media, search, system
+from service.api import compat, identify, individuals, jobs, media, reindex, search, system
 from service.deps import AppState, DocsReader
 from service.drift import DriftWatch
 from service.edge import Edge, RateLimiter
@@ -21,6 +21,7 @@ from service.runtime import Resight, open_resight, require_keys
 from service.schemas import ProblemOut
 from service.settings import MIB, Settings
 from service.web.jobs import router as job_pages
+from service.web.reindex import router as reindex_pages
 from service.web.routes import router as pages
 
 WRONG_KEYS_PER_MINUTE = 20
@@ -32,6 +33,7 @@ API_ROUTERS = (
     individuals.router,
     media.router,
     jobs.router,
+    reindex.router,
     system.router,
     compat.router,
 )
@@ -68,11 +70,13 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
         runtime = resight or open_resight(settings)
         try:
             require_keys(settings, runtime.sessions)
+            runtime.watch()
             app.state.resight = AppState(
                 runtime, metrics, DriftWatch(), RateLimiter(WRONG_KEYS_PER_MINUTE)
             )
             yield
         finally:
+            runtime.stop_watching()
             if resight is None:
                 runtime.close()
 
@@ -101,6 +105,7 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
+    app.include_router(reindex_pages, include_in_schema=False)
     return app
 
 

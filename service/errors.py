@@ -24,6 +24,7 @@ from indexer.inference import Busy
 from indexer.ingest import PhotosRefused
 from indexer.media import MediaError
 from indexer.search import SearchTimeout, SearchUnavailable, WrongSpace
+from models.errors import BundleError
 from models.preprocess import BadPhoto
 
 log = logging.getLogger("resight")
@@ -112,6 +113,7 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
     (WrongSpace, 422, "wrong_space"),
     (SearchTimeout, 504, "search_timeout"),
     (SearchUnavailable, 503, "search_unavailable"),
+    (BundleError, 422, "bundle_error"),
     (GateUnavailable, 503, "gate_unavailable"),
     (Busy, 503, "busy"),
     (OperationalError, 503, "database_unavailable"),
@@ -122,7 +124,10 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 """The first row whose type fits gives the status, and the code where the error has none itself."""
 
-CODE_STATUS = BAD_PHOTO_STATUS | BAD_ARCHIVE_STATUS | MEDIA_STATUS | {"idempotency_key_reused": 422}
+CODE_STATUS = BAD_PHOTO_STATUS | BAD_ARCHIVE_STATUS | MEDIA_STATUS | {
+    "idempotency_key_reused": 422,
+    "not_installed": 404,
+}
 """Codes that say more than their type."""
 
 
@@ -163,6 +168,10 @@ def _code_and_errors(error: BaseException, code: str) -> tuple[str, list[FieldEr
         return error.code, [FieldError("/file", error.detail)]
     if isinstance(error, BadArchive):
         return error.code, [FieldError("/archive", error.detail)]
+    if isinstance(error, Invalid):
+        reasons = error.values.get("problems")
+        told = reasons if isinstance(reasons, list) else []
+        return error.code, [FieldError("", str(reason["detail"])) for reason in told]
     return str(getattr(error, "code", code)), []
 
 

@@ -16,6 +16,9 @@ StartableKind = Literal[
     "embed_missing", "build_snapshot", "build_ann", "fit_head", "evaluate", "export"
 ]
 
+Slot = Literal["identify.photo", "search.text", "identify.sound"]
+"""The uses of a space; each searches one."""
+
 
 class StartJobBody(Strict):
     """`POST /v1/jobs`."""
@@ -23,6 +26,9 @@ class StartJobBody(Strict):
     kind: StartableKind
     model: str | None = Field(
         None, description="Name of a space. Without it the one that the catalogue is searched in."
+    )
+    what: Literal["catalogue", "queries"] = Field(
+        "catalogue", description="What an `export` writes; other kinds ignore it."
     )
 
 
@@ -91,7 +97,12 @@ class FailurePage(BaseModel):
 class StartReindexBody(Strict):
     """`POST /v1/reindex`."""
 
-    model: str = Field(min_length=1, description="Name of an installed bundle.")
+    model: str = Field(
+        min_length=1,
+        max_length=200,
+        description="Name of an installed bundle, or of a space that is registered already.",
+    )
+    slot: Slot = "identify.photo"
 
 
 class ActivateBody(Strict):
@@ -131,6 +142,25 @@ class RunOut(BaseModel):
     ended_at: datetime | None
     job: JobOut
     links: dict[str, str]
+
+
+class ReasonOut(BaseModel):
+    """A reason, with its code."""
+
+    code: str
+    detail: str
+
+
+class RunDetail(RunOut):
+    """One run, with what forbids its activation now; always empty before it is ready."""
+
+    problems: list[ReasonOut]
+
+
+class RollbackBody(Strict):
+    """`POST /v1/reindex/rollback`."""
+
+    slot: Slot = "identify.photo"
 
 
 class RunPage(BaseModel):

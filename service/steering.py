@@ -1,4 +1,4 @@
-"""Starting and steering jobs, each with its line in the audit trail; for API, pages, commands."""
+"""Starting and steering jobs and re-index runs, audited; for API, pages and command line alike."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from db.errors import NotFound
 from db.queries import embeddings, jobs, records
 from db.queries.embeddings import SpaceRow
 from db.queries.jobs import JobRow
-from db.types import JobKind, JobState
-from service.job_schemas import StartableKind, StartJobBody
+from db.queries.runs import RunRow
+from db.types import JobKind, JobState, ReindexState
+from indexer import reindex, switch
+from indexer.catalogue import register_bundle
+from models.bundles import list_installed, load_space
+from models.errors import BundleError
+from service.job_schemas import StartableKind, StartJobBody, StartReindexBody
+from service.settings import Settings
 
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.CANCELLING)
 ENDED_STATES = tuple(state for state in JobState if state not in OPEN_STATES)
@@ -55,37 +61,84 @@ def start(sessions: sessionmaker[Session], body: StartJobBody, principal: str) -
     """
     kind = JobKind(body.kind)
     with sessions.begin() as session:
-        space = _space(session, body.model)
-        params: dict[str, Any] = {"model_id": space.id, "model": space.name}
+        if kind == JobKind.EXPORT:
+            params: dict[str, Any] = {"what": body.what}
+            key = f"{kind}:{body.what}"
+        else:
+            space = _space(session, body.model)
+            params = {"model_id": space.id, "model": space.name}
+            key = f"{kind}:{space.id}"
         row = jobs.create_job(
-            session,
-            kind=kind,
-            params=params,
-            principal=principal,
-            exclusive_key=f"{kind}:{space.id}",
+            session, kind=kind, params=params, principal=principal, exclusive_key=key
         )
-        detail = {"kind": str(kind), "model": space.name}
+        detail = {"kind": str(kind)} | params
         records.add_audit(session, principal, "job.start", f"job:{row.id}", detail)
     return row
 
 
 def _space(session: Session, name: str | None) -> SpaceRow:
-    """The newest space of this name, or the one that is searched in.
+    """The space that is called so, or the one that is searched in.
 
     Raises:
-        NotFound: there is none.
+        NotFound, Conflict: there is none, or more than one.
     """
-    if name is None:
-        space = embeddings.active_space(session)
-        if space is None:
-            raise NotFound("space_unknown", "The catalogue is not searched in any space yet.")
-        return space
-    named = [space for space in embeddings.list_spaces(session) if space.name == name]
-    if not named:
-        raise NotFound(
-            "space_unknown",
-            f"The catalogue has no space of the model {name!r}; `resight models list` names those "
-            "that are installed.",
-            name=name,
-        )
-    return named[-1]
+    if name is not None:
+        return reindex.find_space(session, name)
+    space = embeddings.active_space(session)
+    if space is None:
+        raise NotFound("space_unknown", "The catalogue is not searched in any space yet.")
+    return space
+
+
+def start_reindex(
+    sessions: sessionmaker[Session], settings: Settings, body: StartReindexBody, principal: str
+) -> RunRow:
+    """A run that moves a slot to the space of an installed bundle, which is registered first where
+    it is new; a space that is known already needs no bundle here: workers that have it embed.
+
+    Raises:
+        NotFound, Conflict: no space and no bundle is called so, or more than one.
+        BundleError: the bundle is broken; nothing was registered.
+        Conflict: `reindex_running`, the slot is being moved already.
+        Invalid: `reindex_same_space`, it searches there already.
+    """
+    found = next(
+        (one for one in list_installed(settings.models_dir) if one.name == body.model), None
+    )
+    if found is not None and found.problem is not None:
+        raise BundleError(found.problem.code, found.problem.detail)
+    with sessions() as session:
+        if found is None or found.manifest is None:
+            space = reindex.find_space(session, body.model)
+        else:
+            fingerprint = found.manifest.fingerprint
+            known = {one.fingerprint: one for one in embeddings.list_spaces(session)}
+            space = known.get(fingerprint) or _register(sessions, settings, fingerprint)
+    return reindex.start(sessions, space=space, slot=body.slot, principal=principal)
+
+
+def _register(sessions: sessionmaker[Session], settings: Settings, fingerprint: str) -> SpaceRow:
+    """Registers a bundle's space and head. Loading the bundle is the proof that it can be used:
+    checksums, shapes, golden vectors on this machine."""
+    bundle = load_space(settings.models_dir, fingerprint, device=settings.device)
+    if bundle.embedder is None:
+        raise BundleError("no_embedder", f"{bundle.bundle} has no embedder: name another bundle")
+    with sessions.begin() as session:
+        return register_bundle(session, bundle.embedder.spec, bundle.head)[0]
+
+
+def candidates(session: Session, settings: Settings) -> list[str]:
+    """Names of installed bundles whose space is another one than that in use."""
+    active = embeddings.active_space(session)
+    return [
+        one.name
+        for one in list_installed(settings.models_dir)
+        if one.manifest is not None
+        and one.manifest.kind == "embedder"
+        and (active is None or one.manifest.fingerprint != active.fingerprint)
+    ]
+
+
+def why_not(session: Session, run: RunRow) -> list[switch.Problem]:
+    """Why a ready run would not be activated now without force."""
+    return switch.check(session, run, reindex.Limits()) if run.state == ReindexState.READY else []

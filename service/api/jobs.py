@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from db.queries import jobs as rows
@@ -31,8 +32,6 @@ router = APIRouter(tags=["jobs"])
 
 RETRY_AFTER_S = 2
 """When to ask for a job that has just been started."""
-FOLLOWED = 50
-"""Ended jobs that a stream of all jobs keeps looking at."""
 
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
@@ -45,10 +44,21 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def accepted(row: rows.JobRow, body: dict[str, Any], location: str | None = None) -> JSONResponse:
-    """202 for work that goes on after this answer."""
-    headers = {"Location": location or job_url(row.id), "Retry-After": str(RETRY_AFTER_S)}
-    return JSONResponse(body, status_code=202, headers=headers)
+def accepted(body: BaseModel, location: str) -> JSONResponse:
+    """202 for work that goes on after this answer, at `location`."""
+    headers = {"Location": location, "Retry-After": str(RETRY_AFTER_S)}
+    return JSONResponse(body.model_dump(mode="json"), status_code=202, headers=headers)
+
+
+def link_next(
+    request: Request, response: Response, asked: dict[str, Any], cursor: str | None
+) -> None:
+    """The `Link` to the next page, which asks for the same; none on the last."""
+    if cursor is None:
+        return
+    given = {name: value for name, value in asked.items() if value is not None}
+    query = urlencode(given | {"cursor": cursor}, doseq=True)
+    response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
 
 
 @router.get("/v1/jobs", summary="Jobs, newest first")
@@ -64,11 +74,8 @@ def list_jobs(
 ) -> JobPage:
     """A walk over all pages gives no job twice and misses none that was there."""
     page = rows.list_jobs(session, states=state or (), kinds=kind or (), limit=limit, cursor=cursor)
-    if page.next_cursor is not None:
-        asked = {"state": state, "kind": kind, "limit": limit, "cursor": page.next_cursor}
-        given = {name: value for name, value in asked.items() if value is not None}
-        query = urlencode(given, doseq=True)
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    asked = {"state": state, "kind": kind, "limit": limit}
+    link_next(request, response, asked, page.next_cursor)
     return JobPage(items=[job_out(row) for row in page.items], next_cursor=page.next_cursor)
 
 
@@ -82,7 +89,7 @@ def start_job(principal: Admin, runtime: Runtime, body: StartJobBody) -> JSONRes
     """202 with the job's place; 409 with the place of the job that does the same already. A
     re-index is started with `POST /v1/reindex`, an import on the command line."""
     row = steering.start(runtime.sessions, body, principal.name)
-    return accepted(row, job_out(row).model_dump(mode="json"))
+    return accepted(job_out(row), job_url(row.id))
 
 
 @router.get(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import answers, bundles, catalogue, jobs, operate
+from service.cli import answers, bundles, catalogue, jobs, operate, reindex
 
 app = typer.Typer(
     name="resight",
@@ -27,6 +27,8 @@ app.command("import")(catalogue.import_photos)
 app.add_typer(catalogue.individuals, name="individuals")
 app.add_typer(bundles.models, name="models")
 app.add_typer(bundles.gate, name="gate")
+bundles.models.command("retire")(reindex.retire_model)
+app.add_typer(reindex.reindex, name="reindex")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(operate.keys, name="keys")
 app.add_typer(operate.db, name="db")

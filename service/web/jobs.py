@@ -33,7 +33,9 @@ def card(row: rows.JobRow, principal: Principal) -> JobView:
 
 
 @router.get("/jobs")
-def jobs(request: Request, principal: Viewer, session: Db, cursor: str | None = None) -> Response:
+def jobs(
+    request: Request, principal: Viewer, session: Db, runtime: Runtime, cursor: str | None = None
+) -> Response:
     """What is under way, what can be started, and what ended, newest first."""
     ended = rows.list_jobs(
         session, states=steering.ENDED_STATES, limit=ENDED_ON_A_PAGE, cursor=cursor
@@ -49,7 +51,7 @@ def jobs(request: Request, principal: Viewer, session: Db, cursor: str | None = 
         more_url=f"/jobs?cursor={ended.next_cursor}" if ended.next_cursor else None,
         may_act=principal.may(Role.ADMIN),
         kinds=[(kind, KINDS[kind][0]) for kind in steering.STARTABLE],
-        models=(),
+        models=steering.candidates(session, runtime.settings),
     )
 
 

@@ -22,7 +22,7 @@ KINDS = {
     "import": ("Import", "photo"),
     "fit_head": ("Fit the head", "pass"),
     "evaluate": ("Measure the model on this catalogue", "photo"),
-    "export": ("Export", "row"),
+    "export": ("Export the catalogue", "line"),
 }
 """Title and unit of each kind of job."""
 
@@ -123,6 +123,8 @@ def present_failures(failures: Sequence[FailureOut]) -> list[FailureView]:
 
 
 def _title(job: JobOut) -> str:
+    if job.kind == "export" and job.params.get("what") == "queries":
+        return "Export the queries and reviews"
     title = KINDS.get(job.kind, (job.kind.replace("_", " ").capitalize(), ""))[0]
     model = job.params.get("model") or job.params.get("to")
     return f"{title}: {model}" if isinstance(model, str) else title
@@ -257,7 +259,6 @@ def _item_thumb(item: str) -> str | None:
 
 
 def annotation_of(item: str) -> str | None:
-    """The annotation's number, where an item names one."""
-    number = item.rpartition(":")[2]
-    named = item == number or item.startswith("annotation:")
-    return number if named and number.isdecimal() else None
+    """The annotation's number, where an item names one: `17`, or `17@2` for a changed region."""
+    number = item.partition("@")[0]
+    return number if number.isdecimal() else None
