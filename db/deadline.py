@@ -34,6 +34,12 @@ def deadline(seconds: float) -> Iterator[None]:
         _limit.at = outer
 
 
+def seconds_left() -> float | None:
+    """Until the deadline of the calling thread, never negative; None without one."""
+    at: float | None = getattr(_limit, "at", None)
+    return None if at is None else max(at - time.monotonic(), 0.0)
+
+
 class TimedConnection(psycopg.Connection[Any]):
     """A psycopg connection that keeps the `deadline` of the calling thread.
 

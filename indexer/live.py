@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from db.queries import embeddings
 from db.queries.embeddings import SpaceRow
-from db.queries.search import SpaceChanges, SpaceRows, space_changes, space_rows
+from db.queries.search import SpaceChanges, SpaceRows, space_changes, space_ids, space_rows
 from indexer.snapshot import Snapshot
 from indexer.vector_index.exact import ExactIndex
 from indexer.vector_index.protocol import (
@@ -38,10 +38,14 @@ then costs more than a tenth of a scan, and rebuilding a small space costs littl
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Base:
-    """Vectors as of `horizon`: `ids` int64 (N,) ascending. `snapshot` is None for one in memory."""
+    """Vectors as of `horizon`: `ids` int64 (N,) ascending. `snapshot` is None for one in memory.
+
+    The index may hold rows that are newer than the horizon too. With `index` None no vector is
+    kept here: the ids serve to count, and PostgreSQL itself is searched.
+    """
 
     ids: Ids
-    index: VectorIndex
+    index: VectorIndex | None
     horizon: int
     snapshot: str | None
 
@@ -63,7 +67,7 @@ class _State:
     base: Base
     base_labelled: NDArray[np.bool_]
     hidden: Ids
-    """Ids of the base that changed since, ascending."""
+    """Annotations that changed since the base, ascending, whether or not they were in it."""
     delta_ids: Ids
     delta_vectors: Vectors
     delta_labelled: NDArray[np.bool_]
@@ -73,10 +77,20 @@ class _State:
     view: View
 
 
+class Outrun(Exception):
+    """The changes since the space was last looked at are no longer on record: read it again."""
+
+
 def memory_base(session: Session, space: SpaceRow) -> Base:
     """The whole space in memory, in float32."""
     ids, vectors, horizon = embeddings.read_space(session, space.id)
     return Base(ids, ExactIndex(ids, unit_rows(vectors)), horizon, None)
+
+
+def counting_base(session: Session, space: SpaceRow) -> Base:
+    """The ids of the space alone, for an index that lies in PostgreSQL."""
+    ids, horizon = space_ids(session, space.id)
+    return Base(ids, None, horizon, None)
 
 
 def snapshot_base(snapshot: Snapshot) -> Base:
@@ -101,7 +115,9 @@ class LiveSpace:
                 base_labelled=labelled,
                 hidden=NO_IDS,
                 delta_ids=NO_IDS,
-                delta_vectors=np.zeros((0, space.dim), dtype=np.float32),
+                delta_vectors=np.zeros(
+                    (0, 0 if base.index is None else space.dim), dtype=np.float32
+                ),
                 delta_labelled=np.zeros(0, dtype=np.bool_),
                 horizon=base.horizon,
                 seen=frozenset(),
@@ -125,9 +141,14 @@ class LiveSpace:
         return changed > max(STALE_ROWS, STALE_SHARE * len(self._state.base.ids))
 
     def catch_up(self, session: Session) -> View:
-        """What the session's transaction sees now, its own uncommitted rows included."""
+        """What the session's transaction sees now, its own uncommitted rows included.
+
+        Raises:
+            Outrun: nobody looked for so long that the changes since are not known any more.
+            NotFound: the space was dropped.
+        """
         state = self._state
-        changes = space_changes(session, self.space.id, state.horizon)
+        changes = self._changes(session, state)
         if not _unseen(changes, state):
             self._advance(changes)
             return state.view
@@ -137,11 +158,17 @@ class LiveSpace:
         with self._lock:
             # Asked again under the lock, changes are applied in the order they are seen.
             state = self._state
-            changes = space_changes(session, self.space.id, state.horizon)
+            changes = self._changes(session, state)
             if _own(changes):
                 return self._applied(session, state, changes).view
             self._state = self._applied(session, state, changes)
             return self._state.view
+
+    def _changes(self, session: Session, state: _State) -> SpaceChanges:
+        changes = space_changes(session, self.space.id, state.horizon)
+        if state.horizon < changes.floor:
+            raise Outrun(self.space.fingerprint)
+        return changes
 
     def _advance(self, changes: SpaceChanges) -> None:
         if changes.horizon <= self._state.horizon:
@@ -155,7 +182,8 @@ class LiveSpace:
         unseen = _unseen(changes, state)
         ids = np.unique(np.array([id_ for _, id_, _ in unseen], dtype=np.int64))
         if len(ids):
-            rows = space_rows(session, self.space.id, ids, self.space.dim)
+            dim = 0 if state.base.index is None else self.space.dim
+            rows = space_rows(session, self.space.id, ids, dim)
             state = _changed(state, ids, rows)
         # A change that is open to nobody any more need not be remembered.
         seen = frozenset(c for c in state.seen | unseen if c[2] >= changes.horizon)
@@ -179,29 +207,32 @@ def _own(changes: SpaceChanges) -> bool:
 
 def _changed(state: _State, ids: Ids, rows: SpaceRows) -> _State:
     kept = ~np.isin(state.delta_ids, ids)
-    in_base = state.base.ids[positions_of(state.base.ids, ids)]
+    vectors = rows.vectors if state.base.index is None else unit_rows(rows.vectors)
     return _with_view(
         replace(
             state,
-            hidden=np.union1d(state.hidden, in_base),
+            hidden=np.union1d(state.hidden, ids),
             delta_ids=np.concatenate([state.delta_ids[kept], rows.ids]),
-            delta_vectors=np.concatenate([state.delta_vectors[kept], unit_rows(rows.vectors)]),
+            delta_vectors=np.concatenate([state.delta_vectors[kept], vectors]),
             delta_labelled=np.concatenate([state.delta_labelled[kept], rows.labelled]),
         )
     )
 
 
 def _with_view(state: _State) -> _State:
-    hidden = positions_of(state.base.ids, state.hidden)
+    base = state.base
+    hidden = positions_of(base.ids, state.hidden)
     in_base = np.count_nonzero(state.base_labelled) - np.count_nonzero(state.base_labelled[hidden])
-    parts = [Part(state.base.index, state.hidden)] if len(state.base.ids) else []
-    if len(state.delta_ids):
+    parts = []
+    if base.index is not None and len(base.ids):
+        parts.append(Part(base.index, state.hidden))
+    if base.index is not None and len(state.delta_ids):
         parts.append(Part(ExactIndex(state.delta_ids, state.delta_vectors)))
     view = View(
         parts=tuple(parts),
-        size=len(state.base.ids) - len(state.hidden) + len(state.delta_ids),
+        size=len(base.ids) - len(hidden) + len(state.delta_ids),
         eligible=int(in_base + np.count_nonzero(state.delta_labelled)),
         delta=len(state.delta_ids),
-        snapshot=state.base.snapshot,
+        snapshot=base.snapshot,
     )
     return replace(state, view=view)

@@ -28,7 +28,7 @@ from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
 from db.queries.search import LeftOut, left_out
 from indexer.live import View
-from indexer.shelf import Loading, Shelf
+from indexer.shelf import Counted, Loading, Memory, Shelf, Snapshots, Source
 from indexer.true_matches import Histogram as Histogram
 from indexer.true_matches import TrueMatchDistribution as TrueMatchDistribution
 from indexer.true_matches import TrueMatches
@@ -168,7 +168,7 @@ class Searcher:
         # Measuring waits for loading, so the two never share a thread.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="searcher-load")
         self._measuring = ThreadPoolExecutor(1, thread_name_prefix="searcher-measure")
-        self._shelf = Shelf(sessions, snapshots_dir, self._loading, in_memory=backend == "exact")
+        self._shelf = Shelf(sessions, _source(backend, snapshots_dir), self._loading)
         self._true_matches = TrueMatches(sessions, self._measuring, self._view)
 
     def ensure(self, fingerprint: str) -> None:
@@ -180,8 +180,7 @@ class Searcher:
         """
         with _failures(), self._sessions() as session:
             space = _space_of(session, fingerprint)
-            if self._backend != "pgvector":
-                self._shelf.live(space, timeout_s=None)
+            self._shelf.live(space, timeout_s=None)
         self._true_matches.measure_soon(space)
 
     def refresh(self, fingerprint: str | None = None) -> None:
@@ -192,7 +191,7 @@ class Searcher:
         """
         with _failures(), self._sessions() as session:
             space = _space_or_active(session, fingerprint)
-            if space is not None and self._backend != "pgvector":
+            if space is not None:
                 self._shelf.refresh(space)
 
     def search(self, session: Session, request: SearchRequest) -> SearchResult:
@@ -250,9 +249,6 @@ class Searcher:
                 space = _space_or_active(session, fingerprint)
                 if space is None:
                     return SearcherStatus(False, "No space is active yet.", None, None, 0, 0)
-                if self._backend == "pgvector":
-                    size = embeddings.count_vectors(session, space.id)
-                    return SearcherStatus(True, None, space.fingerprint, None, size, 0)
         except SearchError as problem:
             return SearcherStatus(False, str(problem), fingerprint, None, 0, 0)
         live, reason = self._shelf.state_of(space)
@@ -260,6 +256,12 @@ class Searcher:
             return SearcherStatus(False, reason, space.fingerprint, None, 0, 0)
         view = live.view
         return SearcherStatus(True, None, space.fingerprint, view.snapshot, view.size, view.delta)
+
+    def release(self, fingerprint: str) -> None:
+        """Let go of a space's vectors in memory; a later search loads them again."""
+        space = self._shelf.known(fingerprint)
+        if space is not None:
+            self._shelf.forget(space)
 
     def close(self) -> None:
         """Ends the background work; a build under way is finished first."""
@@ -270,19 +272,25 @@ class Searcher:
         return self._shelf.known(fingerprint) or _space_of(session, fingerprint)
 
     def _view(self, session: Session, space: SpaceRow, timeout_s: float | None = None) -> View:
-        if self._backend == "pgvector":
-            index = PgVectorIndex(session, space.id, space.dim)
-            eligible = embeddings.count_eligible(session, space.id)
-            return View((Part(index),), index.size, eligible, 0, None)
-        live = self._shelf.live(space, timeout_s)
         try:
-            view = live.catch_up(session)
+            view = self._shelf.view(session, space, timeout_s)
         except NotFound as problem:
             self._shelf.forget(space)
             raise WrongSpace(problem.detail) from problem
-        if live.stale:
-            self._shelf.rebuild_soon(space)
+        if self._backend == "pgvector":
+            index = PgVectorIndex(session, space.id, space.dim, view.size)
+            return View((Part(index),), view.size, view.eligible, 0, None)
         return view
+
+
+def _source(backend: Backend, snapshots_dir: Path) -> Source:
+    match backend:
+        case "exact":
+            return Memory()
+        case "pgvector":
+            return Counted()
+        case "faiss":
+            return Snapshots(snapshots_dir)
 
 
 def _space_of(session: Session, fingerprint: str) -> SpaceRow:

@@ -30,6 +30,7 @@ from sqlalchemy.orm import Session
 
 from db.queries import embeddings
 from db.queries.embeddings import SpaceRow
+from db.queries.search import change_floor, prune_changes
 from db.types import SnapshotState
 from indexer.vector_index.exact import ExactIndex
 from indexer.vector_index.faiss_sq8 import FaissSq8Index, write
@@ -101,6 +102,7 @@ class SnapshotStore:
         One that is not intact is retired and deleted. The caller commits.
         """
         system, horizon = _system_identifier(session), embeddings.horizon(session)
+        floor = change_floor(session)
         for row in embeddings.list_snapshots(session, space.id, SnapshotState.READY):
             folder = self._home(space) / str(row.id)
             # Another machine may have published it, or another process replaced it just now.
@@ -108,7 +110,7 @@ class SnapshotStore:
                 continue
             try:
                 snapshot = _open(folder, space)
-                _check_published(snapshot.manifest, row, system, horizon)
+                _check_published(snapshot.manifest, row, system, horizon, floor)
             except SnapshotUnusable as problem:
                 log.warning("Snapshot %s is discarded: %s.", folder, problem)
                 embeddings.retire_snapshot(session, row.id)
@@ -165,6 +167,7 @@ class SnapshotStore:
             if identifier in older:
                 embeddings.retire_snapshot(session, identifier)
             shutil.rmtree(folder, ignore_errors=True)
+        prune_changes(session)
 
     def _home(self, space: SpaceRow) -> Path:
         return self._root / space.fingerprint[:12]
@@ -305,7 +308,7 @@ def _check_manifest(manifest: Manifest, folder: Path, space: SpaceRow) -> None:
 
 
 def _check_published(
-    manifest: Manifest, row: embeddings.SnapshotRow, system: int, horizon: int
+    manifest: Manifest, row: embeddings.SnapshotRow, system: int, horizon: int, floor: int
 ) -> None:
     if manifest.system_identifier != system:
         raise SnapshotUnusable(
@@ -317,6 +320,11 @@ def _check_published(
         raise SnapshotUnusable(
             f"it knows transaction {manifest.horizon_tx}, this database is at {horizon}: the "
             "database was restored to an earlier time"
+        )
+    if manifest.horizon_tx < floor:
+        raise SnapshotUnusable(
+            f"it knows transaction {manifest.horizon_tx}, and changes before {floor} are no longer "
+            "on record"
         )
 
 

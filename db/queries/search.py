@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db.errors import NotFound
-from db.queries.copying import Float32s, Int64s, as_ids, fetch, id_array
+from db.queries.copying import Float32s, Int64s, as_ids, fetch, fetch_ids, id_array
 from db.types import Vector, vector_to_text
+
+KEEP_CHANGES_DAYS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,11 @@ class SpaceChanges:
     vector, got their first individual or lost it, both as (annotation id, transaction). `horizon`
     is what to ask from next time: a transaction still open now is at or above it. `own_tx` is the
     caller's own transaction, whose rows nobody else sees yet; None while it has written nothing.
+    Asked from before `floor`, `altered` lacks entries that were deleted since.
     """
 
     horizon: int
+    floor: int
     own_tx: int | None
     written: frozenset[tuple[int, int]]
     altered: frozenset[tuple[int, int]]
@@ -34,8 +38,8 @@ class SpaceChanges:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpaceRows:
-    """Rows of a space: `ids` int64 (N,) ascending, `vectors` float32 (N, D) as stored, `labelled`
-    bool (N,): whether the annotation has an individual."""
+    """Rows of a space: `ids` int64 (N,) ascending, `vectors` float32 (N, D) as stored (N, 0 where
+    they were not asked for), `labelled` bool (N,): whether the annotation has an individual."""
 
     ids: Int64s
     vectors: Float32s
@@ -68,8 +72,9 @@ def space_changes(session: Session, model_id: int, horizon: int) -> SpaceChanges
     """
     rows = fetch(
         session,
-        """
+        f"""
         SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
+               {_FLOOR},
                pg_current_xact_id_if_assigned()::text::bigint,
                to_regclass('embedding_m' || %(model)s::text) IS NOT NULL,
                written.ids, written.txs, altered.ids, altered.txs
@@ -81,23 +86,34 @@ def space_changes(session: Session, model_id: int, horizon: int) -> SpaceChanges
         """,
         {"model": model_id, "horizon": str(horizon)},
     )
-    seen, own_tx, present, written_ids, written_txs, altered_ids, altered_txs = rows[0]
+    seen, floor, own_tx, present, written_ids, written_txs, altered_ids, altered_txs = rows[0]
     if not present:
         raise NotFound("space_dropped", f"The vectors of the space {model_id} were dropped.")
     return SpaceChanges(
         horizon=seen,
+        floor=floor,
         own_tx=own_tx,
         written=frozenset(zip(written_ids or (), written_txs or (), strict=True)),
         altered=frozenset(zip(altered_ids or (), altered_txs or (), strict=True)),
     )
 
 
+# A floor in the future came with a dump from another cluster and says nothing of this one.
+_FLOOR = """coalesce((SELECT tx::text::bigint FROM change_floor
+    WHERE tx <= pg_snapshot_xmin(pg_current_snapshot())), 0)"""
+
+
+def change_floor(session: Session) -> int:
+    """The transaction before which entries of `annotation_change` may have been deleted."""
+    return int(fetch(session, f"SELECT {_FLOOR}")[0][0])
+
+
 def space_rows(session: Session, model_id: int, ids: Sequence[int] | Int64s, dim: int) -> SpaceRows:
-    """Those of the annotations that have a vector in the space."""
+    """Those of the annotations that have a vector in the space; with `dim` 0 without the vector."""
     rows = fetch(
         session,
-        """
-        SELECT v.annotation_id, v.v, a.individual_id IS NOT NULL
+        f"""
+        SELECT v.annotation_id, a.individual_id IS NOT NULL{", v.v" if dim else ""}
         FROM embedding v JOIN annotation a ON a.id = v.annotation_id
         WHERE v.model_id = %s AND v.annotation_id = ANY(%s::bigint[]) ORDER BY v.annotation_id
         """,
@@ -105,8 +121,80 @@ def space_rows(session: Session, model_id: int, ids: Sequence[int] | Int64s, dim
     )
     return SpaceRows(
         ids=np.array([row[0] for row in rows], dtype=np.int64),
-        vectors=_unpack_vectors([row[1] for row in rows], dim),
-        labelled=np.array([row[2] for row in rows], dtype=np.bool_),
+        vectors=_unpack_vectors([row[2] for row in rows], dim)
+        if dim
+        else np.empty((len(rows), 0), dtype=np.float32),
+        labelled=np.array([row[1] for row in rows], dtype=np.bool_),
+    )
+
+
+def space_ids(session: Session, model_id: int) -> tuple[Int64s, int]:
+    """(int64 (N,) ascending: every annotation with a vector in the space, horizon taken before)."""
+    horizon = fetch(session, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")[0][0]
+    query = "SELECT annotation_id AS id FROM embedding WHERE model_id = %s"
+    return fetch_ids(session, query, [model_id]), int(horizon)
+
+
+def adopt_foreign_rows(session: Session, model_id: int) -> int:
+    """Give rows that come from another PostgreSQL cluster (a restored dump) a transaction of this
+    one; how many vectors there were. The caller commits.
+
+    Their transactions lie in this cluster's future: each would count as new at every search.
+    """
+    return int(
+        fetch(
+            session,
+            f"""
+            WITH adopted AS (
+                UPDATE embedding SET tx = pg_current_xact_id()
+                WHERE model_id = %(model)s AND {_FUTURE} RETURNING 1),
+            forgotten AS (DELETE FROM annotation_change WHERE {_FUTURE})
+            SELECT count(*) FROM adopted
+            """,
+            {"model": model_id},
+        )[0][0]
+    )
+
+
+_FUTURE = """
+    tx >= pg_snapshot_xmax(pg_current_snapshot())
+    AND tx IS DISTINCT FROM pg_current_xact_id_if_assigned()
+"""
+
+
+def prune_changes(session: Session) -> int:
+    """Delete entries of `annotation_change` that nobody needs any more; how many. The caller
+    commits.
+
+    Kept is what is younger than the newest snapshot of any space, and than the newest snapshot that
+    is a week old: a process that has not looked for longer reads everything again (`floor`).
+    """
+    return int(
+        fetch(
+            session,
+            """
+            WITH bound AS (
+                SELECT least(
+                    (SELECT max(horizon_tx::text::bigint) FROM index_snapshot
+                     WHERE created_at < now() - make_interval(days => %(days)s)),
+                    (SELECT min(newest.tx) FROM (
+                        SELECT max(horizon_tx::text::bigint) AS tx FROM index_snapshot
+                        WHERE state = 'ready' GROUP BY model_id) AS newest),
+                    pg_snapshot_xmin(pg_current_snapshot())::text::bigint) AS tx
+                WHERE EXISTS (SELECT FROM index_snapshot
+                              WHERE created_at < now() - make_interval(days => %(days)s))),
+            gone AS (
+                DELETE FROM annotation_change USING bound
+                WHERE annotation_change.tx < bound.tx::text::xid8
+                RETURNING annotation_change.tx::text::bigint AS tx),
+            raised AS (
+                INSERT INTO change_floor AS floor (tx)
+                SELECT (max(tx) + 1)::text::xid8 FROM gone HAVING count(*) > 0
+                ON CONFLICT (single) DO UPDATE SET tx = excluded.tx)
+            SELECT count(*) FROM gone
+            """,
+            {"days": KEEP_CHANGES_DAYS},
+        )[0][0]
     )
 
 

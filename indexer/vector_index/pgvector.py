@@ -13,14 +13,18 @@ from indexer.vector_index.protocol import Candidates, Ids, Vectors, float32_erro
 class PgVectorIndex:
     """The rows of a space as the session's transaction sees them. Made per request; not shared."""
 
-    def __init__(self, session: Session, model_id: int, dim: int) -> None:
+    def __init__(self, session: Session, model_id: int, dim: int, size: int | None = None) -> None:
+        """`size` is how many rows the transaction sees, where the caller knows."""
         self._session = session
         self._model_id = model_id
         self._dim = dim
+        self._size = size
 
     @property
     def size(self) -> int:
-        return embeddings.count_vectors(self._session, self._model_id)
+        if self._size is None:
+            self._size = embeddings.count_vectors(self._session, self._model_id)
+        return self._size
 
     def candidates(self, queries: Vectors, n: int, allowed: Ids | None = None) -> Candidates:
         found = [
