@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from db.errors import DbError
 from indexer.doctor import Finding, Installation, diagnose, sweep
-from indexer.media import MediaStore
+from indexer.media import MediaStore, open_media
 from service.runtime import (
     Database,
     Resight,
@@ -20,7 +20,7 @@ from service.runtime import (
     require_keys,
 )
 from service.settings import Settings
-from service.worker import work
+from service.worker import Worker
 
 LOW_DISK_BYTES = 2**30
 
@@ -44,7 +44,7 @@ def examine(settings: Settings, *, fix: bool = False, deep: bool = False) -> lis
         # Before the service's own parts are opened: they would mend a snapshot unseen.
         installation = Installation(
             database.engine,
-            MediaStore(settings.media_dir),
+            open_media(settings.media_dir, settings.media_url, sessions=database.sessions),
             settings.models_dir,
             settings.snapshots_dir,
         )
@@ -64,12 +64,7 @@ def examine(settings: Settings, *, fix: bool = False, deep: bool = False) -> lis
 
 def _mend(settings: Settings, database: Database, store: MediaStore) -> None:
     sweep(database.sessions, store)
-    resight = open_resight(settings)
-    try:
-        if resight.active.usable:
-            work(resight, interval_s=0.0, once=True, tell=lambda _: None)
-    finally:
-        resight.close()
+    Worker(settings, database, tell=lambda _: None).complete()
 
 
 def _disk(data_dir: Path) -> Finding:

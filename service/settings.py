@@ -101,6 +101,21 @@ class Settings(BaseSettings):
         "faiss", description="How candidates are found; every backend is re-scored exactly."
     )
     search_timeout_s: float = Field(10.0, gt=0, description="Longest search before an error.")
+    worker: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether `resight serve` runs a worker beside itself; `auto`: with the "
+        "embedded database.",
+    )
+    worker_poll_s: float = Field(
+        2.0,
+        gt=0,
+        description="Seconds after which an idle worker looks for work, were it never woken.",
+    )
+    worker_lease_s: float = Field(
+        30.0,
+        ge=1,
+        description="Seconds after which the work of a worker that died is another's.",
+    )
     public_docs: bool = Field(
         True, description="Answer /openapi.json and /metrics without a key when keys are needed."
     )
@@ -131,6 +146,10 @@ class Settings(BaseSettings):
     @property
     def snapshots_dir(self) -> Path:
         return self.data_dir / "snapshots"
+
+    @property
+    def exports_dir(self) -> Path:
+        return self.data_dir / "exports"
 
     @property
     def requests_per_minute(self) -> int:

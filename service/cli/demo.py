@@ -14,6 +14,7 @@ from rich.markup import escape
 from service.cli.catalogue import embed_all, ingest, show_import
 from service.cli.common import Stop, bar, opened, out
 from service.serving import refuse_taken_port, serve
+from service.worker import beside
 
 if TYPE_CHECKING:
     from service.runtime import Resight
@@ -45,7 +46,8 @@ def run(settings: Settings, photos: Path | None = None) -> None:
             _claim(folder, source, resight)
             _fill(resight, folder, photos)
             _write(complete, source)
-        serve(resight, when_ready=lambda url: _tell(url, settings, folder, photos))
+        with beside(settings, tell=lambda line: out.print(escape(line))):
+            serve(resight, when_ready=lambda url: _tell(url, settings, folder, photos))
 
 
 def _claim(folder: Path, source: str, resight: Resight) -> None:

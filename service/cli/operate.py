@@ -67,31 +67,67 @@ def serve(
             envvar="RESIGHT_MODEL", help="Bundle to serve.", show_default="the fallback order"
         ),
     ] = None,
+    with_worker: Annotated[
+        bool | None,
+        typer.Option(
+            "--worker/--no-worker",
+            help="Run a worker beside the service (RESIGHT_WORKER).",
+            show_default="with the embedded database",
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Answer over HTTP: the API and the page."""
     from service.runtime import require_keys
     from service.serving import refuse_taken_port, serve
+    from service.worker import beside
 
-    settings = settings_from(data_dir, host=host, port=port, model=model)
+    chosen = None if with_worker is None else ("on" if with_worker else "off")
+    settings = settings_from(data_dir, host=host, port=port, model=model, worker=chosen)
     refuse_taken_port(settings.host, settings.port, "resight serve --port N")
     with opened(settings) as resight:
         require_keys(settings, resight.sessions)
-        serve(resight)
+        with beside(settings, tell=_tell):
+            serve(resight)
 
 
 def worker(
-    interval_s: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")
-    ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Embed what is missing, then end.")] = False,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=64, help="How many worker processes to run.")
+    ] = 1,
+    once: Annotated[bool, typer.Option("--once", help="Do what there is to do, then end.")] = False,
+    nice: Annotated[
+        int, typer.Option(min=0, max=19, help="Yield to other programs: 0 not at all, 19 to all.")
+    ] = 0,
     data_dir: DataDir = None,
 ) -> None:
-    """Embed photos that lack a vector, as they come; any number of workers may run."""
-    from service.worker import work
+    """Do jobs, and embed photos that lack a vector, as they come; any number of workers on any
+    number of machines may run."""
+    from service.worker import crew, work
 
-    with opened(settings_from(data_dir)) as resight:
-        work(resight, interval_s=interval_s, once=once, tell=lambda line: err.print(escape(line)))
+    settings = settings_from(data_dir)
+    if concurrency == 1 or once:
+        os.nice(nice)
+        work(settings, once=once, tell=_tell)
+        return
+    with opened_database(settings):
+        pass  # what is wrong with the database is said here, once
+    with crew(settings, concurrency, nice=nice, tell=_tell):
+        _until_told_to_end()
+
+
+def _tell(line: str) -> None:
+    err.print(escape(line))
+
+
+def _until_told_to_end() -> None:
+    import signal
+    import threading
+
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    told.wait()
 
 
 @keys.command("create")
