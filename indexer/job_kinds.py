@@ -28,7 +28,7 @@ from indexer.follow import EmbedderOf, Follower, item_failures
 from indexer.ingest import ImportProgress, run_import
 from indexer.jobs import ChunkContext, JobFailed, JobHandler, Plan, Tick, Unable
 from indexer.layouts import ImportPlan, ImportPlanError, plan_import
-from indexer.media import MediaError, MediaStore
+from indexer.media import MediaError, MediaStore, StoreUnavailable
 from indexer.reindex import ReindexHandler
 from indexer.reindex_report import accuracy, choose_questions
 from indexer.shelf import BUILD_LOCK
@@ -232,6 +232,8 @@ class ImportPhotos:
             )
         except _Stopped:
             return
+        except StoreUnavailable:
+            raise  # tried again later
         except MediaError as error:
             raise JobFailed(error.code, error.detail) from error
         skipped = [ItemFailure(one.entry, one.code, one.detail) for one in report.skipped]

@@ -28,6 +28,7 @@ from db.queries.jobs import ItemFailure as ItemFailure
 from db.queries.jobs import JobRow as JobRow
 from db.types import ChunkState, JobKind, JobState
 from indexer.failpoints import failpoint
+from indexer.originals import StoreUnavailable
 
 log = logging.getLogger("resight")
 
@@ -246,8 +247,9 @@ def start_job(
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error says that the database is away or busy, and not that we asked wrongly."""
-    if isinstance(error, OperationalError | InterfaceError):
+    """Whether an error says that the database, or the store of photos, is away or busy, and not
+    that we asked wrongly."""
+    if isinstance(error, OperationalError | InterfaceError | StoreUnavailable):
         return True
     if isinstance(error, DBAPIError):
         return error.connection_invalidated
@@ -390,7 +392,8 @@ class JobRunner:
                 raise RuntimeError(f"the handler of {job.kind} returned without a commit")
         except LostChunk as lost:
             self._tell(f"{lost} was taken over by another worker")
-        except Unable as unable:
+        except (Unable, StoreUnavailable) as unable:
+            # The store of photos may answer another worker, or this one in a while.
             self._note_unable(job, unable)
         except JobFailed as failed:
             with self._sessions.begin() as session:
@@ -423,7 +426,7 @@ class JobRunner:
                 jobs.settle(session)
             self._given_up = []
 
-    def _note_unable(self, job: JobRow, unable: Unable) -> None:
+    def _note_unable(self, job: JobRow, unable: Unable | StoreUnavailable) -> None:
         self._tell(f"the {job.kind} job {job.id} is left to another worker: {unable.detail}")
         self._unable[job.id] = time.monotonic() + UNABLE_S
         with self._sessions.begin() as session:
@@ -438,7 +441,8 @@ class JobRunner:
         return done
 
     def _outage(self, error: Exception) -> None:
-        self._tell(f"The database does not answer ({_sentence(error)}); trying again.")
+        away = "store of photos" if isinstance(error, StoreUnavailable) else "database"
+        self._tell(f"The {away} does not answer ({_sentence(error)}); trying again.")
         self._stop.wait(OUTAGE_S)
         if self._revive is not None and not self._stop.is_set():
             try:
