@@ -194,6 +194,10 @@ class Searcher:
             if space is not None:
                 self._shelf.refresh(space)
 
+    def release(self, fingerprint: str) -> None:
+        """Let the memory of a space go; whoever searches it again loads it again."""
+        self._shelf.release(fingerprint)
+
     def search(self, session: Session, request: SearchRequest) -> SearchResult:
         """The k individuals nearest to the query, by score descending, then individual id.
 
@@ -257,12 +261,6 @@ class Searcher:
         view = live.view
         return SearcherStatus(True, None, space.fingerprint, view.snapshot, view.size, view.delta)
 
-    def release(self, fingerprint: str) -> None:
-        """Let go of a space's vectors in memory; a later search loads them again."""
-        space = self._shelf.known(fingerprint)
-        if space is not None:
-            self._shelf.forget(space)
-
     def close(self) -> None:
         """Ends the background work; a build under way is finished first."""
         self._measuring.shutdown(wait=True, cancel_futures=True)
@@ -275,7 +273,7 @@ class Searcher:
         try:
             view = self._shelf.view(session, space, timeout_s)
         except NotFound as problem:
-            self._shelf.forget(space)
+            self._shelf.release(space.fingerprint)
             raise WrongSpace(problem.detail) from problem
         if self._backend == "pgvector":
             index = PgVectorIndex(session, space.id, space.dim, view.size)

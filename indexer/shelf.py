@@ -138,10 +138,10 @@ class Shelf:
         live = self._lives.get(fingerprint)
         return live.space if live else None
 
-    def forget(self, space: SpaceRow) -> None:
-        """The space was dropped."""
+    def release(self, fingerprint: str) -> None:
+        """Keep the space no longer."""
         with self._lock:
-            self._lives.pop(space.fingerprint, None)
+            self._lives.pop(fingerprint, None)
 
     def state_of(self, space: SpaceRow) -> tuple[LiveSpace | None, str]:
         """The space, or None and why it is not in memory."""
@@ -176,7 +176,7 @@ class Shelf:
         try:
             view = live.catch_up(session)
         except Outrun:
-            self.forget(space)
+            self.release(space.fingerprint)
             try:
                 view = self.live(space, timeout_s).catch_up(session)
             except Outrun as problem:
