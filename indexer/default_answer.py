@@ -6,12 +6,13 @@ Given only when the gate accepted, the best slot has a name, and the probability
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from db.queries import embeddings
+from db.queries import embeddings, heads
 from db.queries.embeddings import SlotRow
-from indexer.answers import DefaultAnswer, GateAnswer, HeadCandidate, IndividualRef
+from indexer.answers import DefaultAnswer, GateAnswer, HeadCandidate, IndividualRef, Notice
 from models.head import HeadAnswer, SlotScore
 
 CANDIDATES = 5
@@ -52,7 +53,8 @@ def default_answer(
             reason=f"The head's best slot ({head.winner_slot}) is of an individual with no name in "
             "its list; the matches may know it.",
         )
-    best = head.top[0].probability
+    candidates = _name_slots(session, head_id, head.top)
+    best = candidates[0].probability
     if best < min_probability:
         return DefaultAnswer(
             "low_confidence",
@@ -60,7 +62,6 @@ def default_answer(
             model=model,
             reason=f"The best probability is {best:.3f}, below {min_probability:.3f}.",
         )
-    candidates = _name_slots(session, head_id, head.top)
     return DefaultAnswer(
         "given",
         individual=candidates[0].individual,
@@ -70,15 +71,42 @@ def default_answer(
     )
 
 
+def unknown_to_head(
+    session: Session, head_id: int | None, nearest: IndividualRef | None
+) -> tuple[Notice, ...]:
+    """Says so where the nearest match has no slot in the head: until a head is fitted that has one,
+    the default answer is always somebody else, and only the matches can be right."""
+    if head_id is None or nearest is None or nearest.id is None:
+        return ()
+    if heads.head_knows(session, head_id, UUID(nearest.id)):
+        return ()
+    return (
+        Notice(
+            "head_does_not_know",
+            f"The head has no slot for {nearest.name}, the nearest match, so the default answer "
+            "cannot name it: go by the matches. `resight head fit` makes a head that can.",
+        ),
+    )
+
+
 def _name_slots(
     session: Session, head_id: int | None, top: Sequence[SlotScore]
 ) -> tuple[HeadCandidate, ...]:
+    """Most probable first. Slots of individuals that were merged since count together."""
     slots = [score.slot for score in top]
     rows = embeddings.slot_labels(session, head_id, slots) if head_id is not None else []
     by_slot = {row.slot: row for row in rows}
-    return tuple(
-        HeadCandidate(_named(s, by_slot.get(s.slot)), s.probability, s.species) for s in top
-    )
+    named: dict[str | int, HeadCandidate] = {}
+    for score in top:
+        individual = _named(score, by_slot.get(score.slot))
+        key = individual.id or score.slot
+        same = named.get(key)
+        named[key] = HeadCandidate(
+            individual,
+            score.probability + (same.probability if same else 0.0),
+            same.species if same else score.species,
+        )
+    return tuple(sorted(named.values(), key=lambda candidate: -candidate.probability))
 
 
 def _named(score: SlotScore, row: SlotRow | None) -> IndividualRef:

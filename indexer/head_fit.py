@@ -24,6 +24,7 @@ MAX_SCALE = 40.0
 """exp(scale) times the number of rows must be a float32."""
 
 _LEAST_SINE = 1e-3
+_LEAST_LENGTH = 1e-6
 _SMALLEST_BATCH = 64
 
 
@@ -89,21 +90,23 @@ class Fitted:
 
 
 def class_means(vectors: Floats, labels: Codes, classes: int) -> tuple[Floats, Codes]:
-    """(unit rows float32 (C, D), photos int64 (C,)): the direction of each class's mean.
+    """(unit rows float32 (C, D), photos int64 (C,)): the direction of each class's mean, or of its
+    first vector where they cancel out.
 
     Raises:
-        ValueError: a class has no vector, or vectors that cancel out.
+        ValueError: a class has no vector.
     """
     counts = np.bincount(labels, minlength=classes).astype(np.int64)
-    order = np.argsort(labels, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     if not counts.all():
         raise ValueError(f"class {int(np.argmin(counts))} has no vector")
+    order = np.argsort(labels, kind="stable")
+    starts = np.cumsum(counts) - counts
     sums = np.add.reduceat(vectors[order].astype(np.float64), starts, axis=0)
-    norms = np.linalg.norm(sums, axis=1, keepdims=True)
-    if norms.min(initial=1.0) < 1e-6:
-        raise ValueError(f"the vectors of class {int(np.argmin(norms))} cancel out")
-    return (sums / norms).astype(np.float32), counts
+    norms = np.linalg.norm(sums, axis=1)
+    cancelled = norms < _LEAST_LENGTH
+    sums[cancelled] = vectors[order[starts[cancelled]]]
+    norms[cancelled] = np.linalg.norm(sums[cancelled], axis=1)
+    return (sums / norms[:, None]).astype(np.float32), counts
 
 
 def with_margin(cosine: Reals, margin: float) -> tuple[Reals, Reals]:

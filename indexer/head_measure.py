@@ -225,8 +225,8 @@ def allowed_wrong(former: Record | None, photos: int, options: MeasureOptions) -
     """How many wrong answers a new head may give on `photos`, and the rule as a sentence."""
     if former is None:
         return int(options.wrong_rate * photos), (
-            f"There is no former head to compare with: at most {options.wrong_rate:.1%} of the "
-            "photos measured are named wrongly."
+            f"No former head was measured: at most {options.wrong_rate:.1%} of the photos measured "
+            "are named wrongly."
         )
     most = int(options.most_wrong_rate * photos)
     if former.wrong > most:

@@ -272,6 +272,18 @@ def load_embedder(
     return _load_embedder(folder, _device(device, []), threads)[0]
 
 
+def load_head(models_dir: Path, fingerprint: str, *, starter: Path | None = STARTER) -> Head | None:
+    """The head in the bundle of one space, without its network; None where it has none.
+
+    Raises:
+        BundleError: as `load_embedder`.
+    """
+    folder = _folder_of(models_dir, fingerprint, starter)
+    manifest = Manifest.load(folder)
+    manifest.check_files(folder)
+    return _load_head(folder, manifest) if manifest.slots else None
+
+
 def load_space(
     models_dir: Path,
     fingerprint: str,

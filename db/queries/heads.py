@@ -293,17 +293,22 @@ def head_slots(session: Session, head_id: int) -> list[tuple[str | None, str | N
 
 
 def activate_head(session: Session, head_id: int) -> HeadRow | None:
-    """Make it the active head of its space; the one it takes over from, None where none was or
-    where it was active already.
+    """Make it the active head of its space; the one it takes over from, if there was one.
 
     Raises:
         NotFound: no head has this id.
+        Conflict: it is active already.
     """
     wanted = get_head(session, head_id)
     _lock_space(session, wanted.model_id)
     former = active_head(session, wanted.model_id)
     if former is not None and former.id == head_id:
-        return None
+        raise Conflict(
+            "head_active",
+            f"The head {former.version} is the active one already.",
+            id=head_id,
+            version=former.version,
+        )
     _deactivate(session, wanted.model_id)
     session.execute(
         update(Head)
