@@ -1,53 +1,43 @@
-"""Changes that people make to the catalogue, and which space it is searched in.
+"""Changes that people make to the catalogue.
 
 Adding an individual stores, names and embeds its photos in one transaction: the next
-identification can answer it, without any training.
+identification can answer it, without any training, also while the catalogue moves from one space
+to another.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import Conflict, Invalid
+from db.errors import Conflict, DbError
 from db.queries import catalogue as rows
 from db.queries import embeddings, records
 from db.queries.catalogue import AnnotationRow, IndividualRow
 from db.queries.embeddings import SpaceRow
 from db.types import Sex, Vitality
 from indexer.answers import AddedAnswer, AddedPhoto, IndividualRef, Notice
-from indexer.embed import EmbedProgress, EmbedReport, embed_annotations, embed_missing
+from indexer.embed import EmbedderBroken, EmbedReport, embed_annotations
 from indexer.identify import NoPhotos, PhotoIn
 from indexer.inference import Inference
 from indexer.ingest import add_photos
 from indexer.media import MediaStore
-from models.bundles import Serving
-from models.embedder import EmbedderSpec
-from models.head import Head
+from indexer.spaces import SLOT
+from indexer.spaces import register_bundle as register_bundle
+from models.embedder import Embedder
 from models.preprocess import DecodeLimits
 
-SLOT = "identify.photo"
-"""The use of a space that identification searches."""
+log = logging.getLogger("resight")
 
-
-@dataclass(frozen=True, slots=True)
-class ActiveSpace:
-    """The space that the catalogue is searched in. `usable` when the loaded bundle embeds into it;
-    otherwise `problem` says why not."""
-
-    space: SpaceRow | None
-    head_id: int | None
-    problem: Notice | None
-
-    @property
-    def usable(self) -> bool:
-        return self.space is not None and self.problem is None
+Photo = tuple[str | None, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,123 +60,18 @@ class Added:
     replayed: bool
 
 
-def active_bundle(session: Session) -> str | None:
-    """Name of the bundle whose space the catalogue is searched in; None before the first one."""
-    space = embeddings.active_space(session, SLOT)
-    return space.name if space is not None else None
+@dataclass(frozen=True, slots=True, eq=False)
+class Filling:
+    """What an added photo is embedded with. `main` makes vectors of the space that is searched
+    here; None for `problem`. `beside` is the space that a switch or a rollback would lead to, where
+    its bundle is loaded: what is added now is found at once then."""
 
+    main: tuple[Embedder, SpaceRow] | None
+    problem: Notice | None = None
+    beside: tuple[Embedder, SpaceRow] | None = None
 
-def register_serving(sessions: sessionmaker[Session], serving: Serving) -> ActiveSpace:
-    """Registers the loaded bundle's space and head, and takes the space into use where none is,
-    or where the one in use holds no vector yet. A bundle that the database refuses is a problem in
-    the answer, never an exception."""
-    try:
-        with sessions.begin() as session:
-            if serving.embedder is not None:
-                return _take_into_use(session, *_register(session, serving))
-    except (Conflict, Invalid) as error:
-        problem = Notice(error.code, f"The bundle {serving.bundle} cannot be used: {error.detail}")
-    else:
-        problem = Notice("no_embedder", "No embedding model is loaded, so nothing can be searched.")
-    with sessions() as session:
-        return ActiveSpace(embeddings.active_space(session, SLOT), None, problem)
-
-
-def _take_into_use(session: Session, space: SpaceRow, head_id: int | None) -> ActiveSpace:
-    active = embeddings.active_space(session, SLOT)
-    unused = active is not None and embeddings.count_vectors(session, active.id) == 0
-    if active is None or (active.id != space.id and unused):
-        embeddings.set_slot(session, SLOT, space.id)
-        active = space
-    if active.id == space.id:
-        return ActiveSpace(space, head_id, None)
-    return ActiveSpace(active, head_id, _other_space(active, space))
-
-
-def activate(
-    sessions: sessionmaker[Session],
-    store: MediaStore,
-    serving: Serving,
-    *,
-    principal: str = "local",
-    progress: Callable[[EmbedProgress], None] | None = None,
-    limits: DecodeLimits | None = None,
-) -> EmbedReport:
-    """Embeds the whole catalogue in the loaded bundle's space, then searches it from then on.
-
-    Photos that cannot be embedded are in the report and stay out of the new space; a running
-    service takes the new space up when it is started again.
-
-    Raises:
-        Invalid: no embedding model is loaded.
-    """
-    if serving.embedder is None:
-        raise Invalid("no_embedder", "No embedding model is loaded; see `resight models list`.")
-    with sessions.begin() as session:
-        space, _ = _register(session, serving)
-    report = embed_missing(
-        sessions, store, serving.embedder, space.id, progress=progress, limits=limits
-    )
-    with sessions.begin() as session:
-        embeddings.set_slot(session, SLOT, space.id)
-        records.add_audit(
-            session,
-            principal,
-            "space.activate",
-            f"space:{space.id}",
-            {"name": space.name, "version": space.version, "fingerprint": space.fingerprint},
-        )
-    return report
-
-
-def _register(session: Session, serving: Serving) -> tuple[SpaceRow, int | None]:
-    if serving.embedder is None:
-        raise Invalid("no_embedder", "No embedding model is loaded; see `resight models list`.")
-    return register_bundle(session, serving.embedder.spec, serving.head)
-
-
-def register_bundle(
-    session: Session, spec: EmbedderSpec, head: Head | None
-) -> tuple[SpaceRow, int | None]:
-    """The space of a bundle, with its partition and its head's id, registered where they are not.
-
-    Raises:
-        Invalid: the space has more dimensions than can be indexed.
-        Conflict: another space has its name and version, or another head its version.
-    """
-    space = embeddings.register_space(
-        session,
-        name=spec.name,
-        version=spec.version,
-        fingerprint=spec.fingerprint,
-        dim=spec.dim,
-        modality=spec.modality,
-        preprocessing=spec.preprocessing.as_dict(),
-        licence=spec.licence,
-        digest=spec.digest,
-    )
-    if head is None:
-        return space, None
-    registered = embeddings.register_head(
-        session,
-        model_id=space.id,
-        version=head.version,
-        slots=head.slots(),
-        scale=head.scale,
-        min_probability=head.min_probability,
-        digest=head.digest,
-    )
-    return space, registered.id
-
-
-def _other_space(active: SpaceRow, loaded: SpaceRow) -> Notice:
-    return Notice(
-        "other_space_active",
-        f"The catalogue is searched in the space of {active.name} {active.version}, but the loaded "
-        f"bundle is {loaded.name} {loaded.version}, and two spaces are never compared: no matches "
-        f"are given. Start with RESIGHT_MODEL={active.name}, or run `resight models activate "
-        f"{loaded.name}` to embed the catalogue with the loaded bundle.",
-    )
+    def fills(self, space: SpaceRow) -> bool:
+        return space.id in {one[1].id for one in (self.main, self.beside) if one is not None}
 
 
 class Curator:
@@ -197,15 +82,17 @@ class Curator:
         *,
         sessions: sessionmaker[Session],
         store: MediaStore,
-        serving: Serving,
-        active: ActiveSpace,
+        filling: Callable[[], Filling],
+        look: Callable[[], None],
         inference: Inference,
         limits: DecodeLimits,
     ) -> None:
+        """`filling` is what photos are embedded with now; `look` takes up what the catalogue is
+        searched in by now, as far as it can, before it returns."""
         self._sessions = sessions
         self._store = store
-        self._serving = serving
-        self._active = active
+        self._filling = filling
+        self._look = look
         self._inference = inference
         self._limits = limits
 
@@ -228,7 +115,7 @@ class Curator:
             Busy: the inference queue is full; nothing is added.
         """
 
-        def work(session: Session) -> AddedAnswer:
+        def work(session: Session, filling: Filling, strict: bool) -> AddedAnswer:
             individual = rows.create_individual(
                 session,
                 catalogue_id=_catalogue(session, new.catalogue).id,
@@ -238,7 +125,9 @@ class Curator:
                 vitality=new.vitality,
                 notes=new.notes,
             )
-            return self._add(session, individual, photos, query_id, principal, "individual.add")
+            annotations, given = self._store_photos(session, individual, photos, query_id)
+            embedded = self._embed(session, annotations, filling, strict)
+            return _added(session, individual, annotations, given, embedded, principal, "add")
 
         request = _Request.of("individual", asdict(new), photos, query_id)
         return self._once(request, principal, idempotency_key, work)
@@ -258,27 +147,33 @@ class Curator:
             NotFound: no such individual. Otherwise as `add_individual`.
         """
 
-        def work(session: Session) -> AddedAnswer:
+        def work(session: Session, filling: Filling, strict: bool) -> AddedAnswer:
             individual = rows.get_individual(session, individual_id)
-            return self._add(session, individual, photos, query_id, principal, "individual.photos")
+            annotations, given = self._store_photos(session, individual, photos, query_id)
+            embedded = self._embed(session, annotations, filling, strict)
+            return _added(session, individual, annotations, given, embedded, principal, "photos")
 
         request = _Request.of("photos", {"individual": str(individual_id)}, photos, query_id)
         return self._once(request, principal, idempotency_key, work)
 
-    def _once(
-        self,
-        request: _Request,
-        principal: str,
-        key: str | None,
-        work: Callable[[Session], AddedAnswer],
-    ) -> Added:
+    def _once(self, request: _Request, principal: str, key: str | None, work: _Work) -> Added:
         """Does the work in one transaction, or repeats the answer that the key got before."""
+        try:
+            return self._attempt(request, principal, key, work, strict=True)
+        except _SpaceMoved:
+            self._look()
+            # Where the bundle of the new space is not here, the photos wait for a worker.
+            return self._attempt(request, principal, key, work, strict=False)
+
+    def _attempt(
+        self, request: _Request, principal: str, key: str | None, work: _Work, *, strict: bool
+    ) -> Added:
         try:
             with self._sessions.begin() as session:
                 done = _stored_answer(session, request, principal, key)
                 if done is not None:
                     return Added(done, replayed=True)
-                answer = work(session)
+                answer = work(session, self._filling(), strict)
                 if key is not None:
                     records.put_idempotent(
                         session,
@@ -297,15 +192,13 @@ class Curator:
             return Added(done, replayed=True)
         return Added(answer, replayed=False)
 
-    def _add(
+    def _store_photos(
         self,
         session: Session,
         individual: IndividualRow,
         photos: Sequence[PhotoIn],
         query_id: UUID | None,
-        principal: str,
-        action: str,
-    ) -> AddedAnswer:
+    ) -> tuple[list[AnnotationRow], list[Photo]]:
         given = [(photo.name, photo.data) for photo in photos]
         if query_id is not None:
             given += self._photos_of_query(session, query_id)
@@ -320,24 +213,9 @@ class Curator:
             taxon_id=individual.taxon_id,
             limits=self._limits,
         )
-        embedded, notices = self._embed(session, annotations)
-        records.add_audit(
-            session,
-            principal,
-            action,
-            f"individual:{individual.id}",
-            {"name": individual.name, "annotations": [a.id for a in annotations]},
-        )
-        return AddedAnswer(
-            individual=IndividualRef(str(individual.id), individual.name, individual.taxon),
-            photos=tuple(
-                AddedPhoto(i, name, str(a.id), str(a.media_id), a.id in embedded)
-                for i, ((name, _), a) in enumerate(zip(given, annotations, strict=True))
-            ),
-            notices=notices,
-        )
+        return annotations, given
 
-    def _photos_of_query(self, session: Session, query_id: UUID) -> list[tuple[str | None, bytes]]:
+    def _photos_of_query(self, session: Session, query_id: UUID) -> list[Photo]:
         query = records.get_query(session, query_id)
         return [
             (photo.file_name, self._store.read(rows.get_media(session, photo.media_id).sha256))
@@ -345,29 +223,92 @@ class Curator:
         ]
 
     def _embed(
-        self, session: Session, annotations: Sequence[AnnotationRow]
-    ) -> tuple[frozenset[int], tuple[Notice, ...]]:
-        """The annotations that have a vector now, and what a person should know."""
-        embedder, space = self._serving.embedder, self._active.space
-        if embedder is None or space is None or self._active.problem is not None:
-            why = self._active.problem.detail if self._active.problem else "No model is loaded."
-            return frozenset(), (Notice("not_embedded", f"The photos cannot be found yet. {why}"),)
+        self,
+        session: Session,
+        annotations: Sequence[AnnotationRow],
+        filling: Filling,
+        strict: bool,
+    ) -> _Embedded:
+        """Vectors for annotations that this transaction has written: a switch waits for it, so
+        what the catalogue is searched in now is what the next request sees, or else the switch
+        finds the annotations."""
+        if strict:
+            active = embeddings.active_space(session, SLOT)
+            if active is not None and filling.main is not None and not filling.fills(active):
+                raise _SpaceMoved
+        if filling.main is None:
+            why = filling.problem.detail if filling.problem else "No model is loaded."
+            return _Embedded(
+                frozenset(), (Notice("not_embedded", f"The photos cannot be found yet. {why}"),)
+            )
         ids = frozenset(annotation.id for annotation in annotations)
         # The session is lent to the inference thread while this one waits.
-        report = self._inference.submit(
-            embed_annotations,
-            session,
-            self._store,
-            embedder,
-            space.id,
-            sorted(ids),
-            limits=self._limits,
-        ).result()
+        report = self._inference.submit(self._fill, session, filling, sorted(ids)).result()
         notices = tuple(
             Notice("not_embedded", f"Annotation {failure.annotation_id}: {failure.reason}")
             for failure in report.failed
         )
-        return ids - {failure.annotation_id for failure in report.failed}, notices
+        return _Embedded(ids - {failure.annotation_id for failure in report.failed}, notices)
+
+    def _fill(self, session: Session, filling: Filling, ids: Sequence[int]) -> EmbedReport:
+        if filling.main is None:
+            raise AssertionError
+        embedder, space = filling.main
+        report = embed_annotations(
+            session, self._store, embedder, space.id, ids, limits=self._limits
+        )
+        if filling.beside is not None:
+            embedder, space = filling.beside
+            try:
+                with session.begin_nested():
+                    embed_annotations(
+                        session, self._store, embedder, space.id, ids, limits=self._limits
+                    )
+            except (DbError, DBAPIError, EmbedderBroken) as error:
+                # It may have been dropped meanwhile; whoever keeps it complete does the rest.
+                log.info("Nothing was added to %s %s: %s", space.name, space.version, error)
+        return report
+
+
+class _SpaceMoved(Exception):
+    """The catalogue is searched in a space that what is loaded here does not fill."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """The annotations that have a vector now, and what a person should know."""
+
+    ids: frozenset[int]
+    notices: tuple[Notice, ...]
+
+
+_Work = Callable[[Session, Filling, bool], AddedAnswer]
+
+
+def _added(
+    session: Session,
+    individual: IndividualRow,
+    annotations: Sequence[AnnotationRow],
+    given: Sequence[Photo],
+    embedded: _Embedded,
+    principal: str,
+    action: str,
+) -> AddedAnswer:
+    records.add_audit(
+        session,
+        principal,
+        f"individual.{action}",
+        f"individual:{individual.id}",
+        {"name": individual.name, "annotations": [a.id for a in annotations]},
+    )
+    return AddedAnswer(
+        individual=IndividualRef(str(individual.id), individual.name, individual.taxon),
+        photos=tuple(
+            AddedPhoto(i, name, str(a.id), str(a.media_id), a.id in embedded.ids)
+            for i, ((name, _), a) in enumerate(zip(given, annotations, strict=True))
+        ),
+        notices=embedded.notices,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
@@ -45,7 +45,7 @@ from indexer.answers import (
     Novelty,
     SearchAnswer,
 )
-from indexer.default_answer import CANDIDATES, default_answer
+from indexer.default_answer import CANDIDATES, default_answer, unknown_to_head
 from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
@@ -158,11 +158,14 @@ class Identifier:
         head_id: int | None,
         searcher: Searcher,
         inference: Inference,
+        helpers: Executor,
         policy: IdentifyPolicy,
         notices: Sequence[Notice] = (),
     ) -> None:
         """`space` is the one the catalogue is searched in, or None when the loaded bundle cannot
-        search it; `notices` go into every answer."""
+        search it; `helpers` run what goes on beside inference; `notices` go into every answer.
+
+        It owns nothing that must be closed: a request that holds one finishes with it."""
         self._sessions = sessions
         self._store = store
         self._serving = serving
@@ -172,7 +175,7 @@ class Identifier:
         self._inference = inference
         self._policy = policy
         self._notices = tuple(notices)
-        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="identify")
+        self._helpers = helpers
 
     @property
     def min_probability(self) -> float:
@@ -180,10 +183,6 @@ class Identifier:
         if self._policy.min_probability is not None:
             return self._policy.min_probability
         return self._serving.default_min_probability
-
-    def close(self) -> None:
-        """Waits for photos still being written."""
-        self._helpers.shutdown(wait=True)
 
     def identify(
         self,
@@ -223,6 +222,8 @@ class Identifier:
                 min_probability=self.min_probability,
             )
             matches = found.matches if found else ()
+            nearest = matches[0].individual if matches and look.head.result() else None
+            unknown = unknown_to_head(session, self._head_id, nearest)
             timings["total"] = _ms_since(started)
             answer = IdentifyAnswer(
                 query_id=str(uuid4()),
@@ -237,7 +238,7 @@ class Identifier:
                 photos=photo_answers(seen, look.gates, media, known, problems),
                 stage=self._serving.stage,
                 bundle=self._serving.bundle,
-                notices=self._notices + skipped_notice(problems),
+                notices=self._notices + unknown + skipped_notice(problems),
             )
             self._record(session, answer, options, media, seen, principal, kind)
         return answer

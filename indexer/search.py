@@ -261,6 +261,12 @@ class Searcher:
         view = live.view
         return SearcherStatus(True, None, space.fingerprint, view.snapshot, view.size, view.delta)
 
+    def release(self, fingerprint: str) -> None:
+        """Let go of a space's vectors in memory; a later search loads them again."""
+        space = self._shelf.known(fingerprint)
+        if space is not None:
+            self._shelf.forget(space)
+
     def close(self) -> None:
         """Ends the background work; a build under way is finished first."""
         self._measuring.shutdown(wait=True, cancel_futures=True)

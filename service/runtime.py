@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,22 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
 from db.queries import embeddings, records
-from db.queries.embeddings import SpaceRow
+from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
-from indexer.catalogue import ActiveSpace, Curator, active_bundle, register_serving
+from indexer.catalogue import Curator
 from indexer.identify import Identifier, IdentifyPolicy
 from indexer.inference import Inference
-from indexer.media import MediaStore
+from indexer.media import MediaStore, open_media
 from indexer.search import Searcher
-from models.bundles import Serving, load_serving
-from models.gate import AbsentGate
+from indexer.spaces import ActiveSpace, space_in_use
+from models.bundles import Serving, load_serving, load_space, show
+from models.errors import BundleError
+from models.gate import AbsentGate, Gate
 from models.preprocess import DecodeLimits
 from models.recipes import GATE_CONFIG
+from service.generations import Generation as Generation
+from service.generations import Generations, Load, Watcher
 from service.settings import Settings
 
 log = logging.getLogger("resight")
@@ -43,6 +48,8 @@ class Readiness:
     notices: tuple[Notice, ...]
     index: dict[str, Any]
     vector_counts: dict[str, int]
+    generation: Generation
+    """What it is about."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,68 +60,125 @@ class Database:
     sessions: sessionmaker[Session]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Resight:
-    """Everything that lives as long as the process. Close it at the end."""
+    """Everything that lives as long as the process. Close it at the end.
 
-    settings: Settings
-    engine: Engine
-    sessions: sessionmaker[Session]
-    store: MediaStore
-    serving: Serving
-    active: ActiveSpace
-    notices: tuple[Notice, ...]
-    inference: Inference
-    searcher: Searcher
-    identifier: Identifier
-    curator: Curator
+    Which model answers may change meanwhile: a request takes `generation` once and asks nothing
+    else who answers.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        store: MediaStore,
+        inference: Inference,
+        helpers: ThreadPoolExecutor,
+        searcher: Searcher,
+        generations: Generations,
+        notices: tuple[Notice, ...] = (),
+    ) -> None:
+        """`notices` are about how the service was started, and go into no answer."""
+        self.settings = settings
+        self.engine: Engine = database.engine
+        self.sessions: sessionmaker[Session] = database.sessions
+        self.store = store
+        self.inference = inference
+        self.searcher = searcher
+        self.curator = Curator(
+            sessions=database.sessions,
+            store=store,
+            filling=generations.filling,
+            look=generations.look,
+            inference=inference,
+            limits=photo_limits(settings),
+        )
+        self._helpers = helpers
+        self._generations = generations
+        self._notices = notices
+        self._watcher: Watcher | None = None
+
+    @property
+    def generation(self) -> Generation:
+        """What answers now, as a whole."""
+        return self._generations.current
+
+    @property
+    def serving(self) -> Serving:
+        return self.generation.serving
+
+    @property
+    def active(self) -> ActiveSpace:
+        return self.generation.active
 
     @property
     def space(self) -> SpaceRow | None:
         """The space that the catalogue is searched in."""
-        return self.active.space
+        return self.generation.space
 
     @property
-    def gate_installed(self) -> bool:
-        """Whether any gate judges photos."""
-        return not isinstance(self.serving.gate, AbsentGate)
+    def identifier(self) -> Identifier:
+        return self.generation.identifier
 
     @property
-    def space_label(self) -> str:
-        """The space's name and version, for people and metrics."""
-        return f"{self.space.name} {self.space.version}" if self.space else "none"
+    def notices(self) -> tuple[Notice, ...]:
+        """What every answer tells."""
+        return self.generation.notices
+
+    def watch(self) -> None:
+        """Follow switches from now on, until `close` or `stop_watching`."""
+        if self._watcher is None:
+            self._watcher = Watcher(self.engine, self.look)
+            self._watcher.start()
+
+    def stop_watching(self) -> None:
+        """Stay with what answers now."""
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher = None
+
+    def look(self) -> None:
+        """Take up what the catalogue is searched in by now, as far as the bundles here allow."""
+        self._generations.look()
 
     def readiness(self) -> Readiness:
         """Looks at the database, the models and the index now; never raises."""
+        now = self.generation
         reasons: list[Notice] = []
+        notices = list(now.notices + self._notices)
         counts: dict[str, int] = {}
         try:
             with self.sessions() as session:
-                reasons += self._switched(session)
-                if self.space is not None:
-                    counts["present"] = embeddings.count_vectors(session, self.space.id)
-                    counts["missing"] = embeddings.count_missing(session, self.space.id)
+                switch = self._switch(session, now)
+                if now.space is not None:
+                    counts["present"] = embeddings.count_vectors(session, now.space.id)
+                    counts["missing"] = embeddings.count_missing(session, now.space.id)
         except SQLAlchemyError:
             reasons.append(Notice("database_unavailable", "The database does not answer."))
-        if self.serving.embedder is None:
-            reasons.append(_first_problem(self.serving))
-        if self.active.problem is not None and self.serving.embedder is not None:
-            reasons.append(self.active.problem)
-        index, index_problem = self._index()
+        else:
+            if switch is not None:
+                (notices if switch.code == "space_switching" else reasons).append(switch)
+        if now.serving.embedder is None:
+            reasons.append(_first_problem(now.serving))
+        if now.active.problem is not None and now.serving.embedder is not None:
+            reasons.append(now.active.problem)
+        index, index_problem = self._index(now)
         if index_problem is not None and not reasons:
             reasons.append(index_problem)
-        notices = list(self.notices)
         if counts.get("missing"):
             notices.append(_missing(counts["missing"]))
-        return Readiness(not reasons, tuple(reasons), tuple(notices), index, counts)
+        return Readiness(not reasons, tuple(reasons), tuple(notices), index, counts, now)
 
     def describe_models(self, spaces: Sequence[SpaceRow]) -> dict[str, Any]:
         """What speaks now, the registered spaces, and what could not be loaded."""
-        spec = self.serving.embedder.spec if self.serving.embedder else None
-        head = self.serving.head
+        now, beside = self.generation, self._generations.beside
+        serving = now.serving
+        spec = serving.embedder.spec if serving.embedder else None
+        head = serving.head
         return {
-            "stage": self.serving.stage,
-            "bundle": self.serving.bundle,
+            "stage": serving.stage,
+            "bundle": serving.bundle,
             "embedder": None
             if spec is None
             else {
@@ -132,9 +196,16 @@ class Resight:
                 "slots": len(head.labels),
                 "mapped": head.mapped,
                 "scale": head.scale,
-                "min_probability": self.identifier.min_probability,
+                "min_probability": now.identifier.min_probability,
             },
-            "gate": {"model": self.serving.gate.model, "installed": self.gate_installed},
+            "gate": {"model": serving.gate.model, "installed": now.gate_installed},
+            "beside": None
+            if beside is None or beside.space is None
+            else {
+                "name": beside.space.name,
+                "version": beside.space.version,
+                "fingerprint": beside.space.fingerprint,
+            },
             "spaces": [
                 {
                     "name": space.name,
@@ -143,40 +214,39 @@ class Resight:
                     "dim": space.dim,
                     "modality": str(space.modality),
                     "licence": space.licence,
-                    "active": self.space is not None and space.id == self.space.id,
+                    "active": now.space is not None and space.id == now.space.id,
                 }
                 for space in spaces
             ],
             "problems": [
-                {"bundle": p.bundle, "code": p.code, "detail": p.detail}
-                for p in self.serving.problems
+                {"bundle": p.bundle, "code": p.code, "detail": p.detail} for p in serving.problems
             ],
-            "notices": [{"code": n.code, "detail": n.detail} for n in self.notices],
+            "notices": [{"code": n.code, "detail": n.detail} for n in now.notices + self._notices],
         }
 
     def close(self) -> None:
         """Ends threads and connections; the embedded database goes on for other processes."""
+        self.stop_watching()
         self.inference.close()
-        self.identifier.close()
+        self._helpers.shutdown(wait=True)
         self.searcher.close()
         self.engine.dispose()
 
-    def _switched(self, session: Session) -> list[Notice]:
-        now = embeddings.active_space(session)
-        if now is None or self.space is None or now.id == self.space.id:
-            return []
-        return [
-            Notice(
-                "space_switched",
-                f"The catalogue is searched in the space of {now.name} {now.version} by now; start "
-                "the service again.",
-            )
-        ]
+    def _switch(self, session: Session, now: Generation) -> Notice | None:
+        """What to tell of a space that is in use by now and does not answer here yet."""
+        space = embeddings.active_space(session)
+        if space is None or now.space is None or now.searches(space) or not now.active.usable:
+            return None
+        return self._generations.problem_of(space) or Notice(
+            "space_switching",
+            f"The space of {space.name} {space.version} is in use by now and is being loaded; "
+            f"until then answers come from {now.label}.",
+        )
 
-    def _index(self) -> tuple[dict[str, Any], Notice | None]:
-        if not self.active.usable or self.space is None:
+    def _index(self, now: Generation) -> tuple[dict[str, Any], Notice | None]:
+        if not now.active.usable or now.space is None:
             return {}, None
-        status = self.searcher.status(self.space.fingerprint)
+        status = self.searcher.status(now.space.fingerprint)
         index = {
             "backend": self.settings.search_backend,
             "snapshot": status.snapshot,
@@ -210,76 +280,128 @@ def open_database(settings: Settings) -> Database:
     return Database(engine, make_sessions(engine))
 
 
-def open_resight(settings: Settings, *, serving: Serving | None = None) -> Resight:
+def open_resight(
+    settings: Settings, *, serving: Serving | None = None, load: Load | None = None
+) -> Resight:
     """Opens the database, loads what can be loaded, and takes the space into use.
 
     A broken model never stops this: it degrades identification, and `readiness` says why.
-    `serving` is used instead of the installed bundles where the caller has loaded one.
+    `serving` is used instead of the installed bundles where the caller has loaded one, and `load`
+    to take up the bundle of another space later.
 
     Raises:
         UnsupportedDatabase, SchemaMismatch: as `open_database`.
     """
     database = open_database(settings)
-    limits = DecodeLimits(settings.max_photo_bytes, settings.max_photo_pixels)
-    serving = serving or _load(settings, database)
-    active = register_serving(database.sessions, serving)
-    notices = _notices(serving, active)
-    store = MediaStore(settings.media_dir, limits)
+    first, notices = _first_bundle(settings, database) if serving is None else (serving, ())
+    store = open_media(
+        settings.media_dir,
+        settings.media_url,
+        sessions=database.sessions,
+        limits=photo_limits(settings),
+    )
     inference = Inference(workers=settings.inference_workers, queue=settings.inference_queue)
+    helpers = ThreadPoolExecutor(4, thread_name_prefix="identify")
     searcher = Searcher(database.sessions, settings.snapshots_dir, settings.search_backend)
-    if active.usable and active.space is not None:
-        searcher.ensure(active.space.fingerprint)
-    identifier = Identifier(
-        sessions=database.sessions,
-        store=store,
-        serving=serving,
-        space=active.space if active.usable else None,
-        head_id=active.head_id,
-        searcher=searcher,
-        inference=inference,
-        policy=IdentifyPolicy(
-            limits=limits,
-            max_photos=settings.max_photos_per_request,
-            refuse_without_gate=settings.gate_policy == "refuse",
-            min_probability=settings.min_probability,
-            search_timeout_s=settings.search_timeout_s,
-        ),
-        notices=notices,
+    policy = IdentifyPolicy(
+        limits=photo_limits(settings),
+        max_photos=settings.max_photos_per_request,
+        refuse_without_gate=settings.gate_policy == "refuse",
+        min_probability=settings.min_probability,
+        search_timeout_s=settings.search_timeout_s,
     )
-    curator = Curator(
-        sessions=database.sessions,
-        store=store,
-        serving=serving,
-        active=active,
-        inference=inference,
-        limits=limits,
+
+    def make_identifier(
+        serving: Serving, active: ActiveSpace, told: tuple[Notice, ...]
+    ) -> Identifier:
+        return Identifier(
+            sessions=database.sessions,
+            store=store,
+            serving=serving,
+            space=active.space if active.usable else None,
+            head_id=active.head_id,
+            searcher=searcher,
+            inference=inference,
+            helpers=helpers,
+            policy=policy,
+            notices=told,
+        )
+
+    generations = Generations(
+        database.sessions, searcher, load or _loader(settings), make_identifier, first
     )
-    for notice in notices:
+    for notice in generations.current.notices + notices:
         log.warning("%s", notice.detail)
     return Resight(
-        settings=settings,
-        engine=database.engine,
-        sessions=database.sessions,
+        settings,
+        database,
         store=store,
-        serving=serving,
-        active=active,
-        notices=notices,
         inference=inference,
+        helpers=helpers,
         searcher=searcher,
-        identifier=identifier,
-        curator=curator,
+        generations=generations,
+        notices=notices,
     )
 
 
-def _load(settings: Settings, database: Database) -> Serving:
+def photo_limits(settings: Settings) -> DecodeLimits:
+    """How large a photo may be."""
+    return DecodeLimits(settings.max_photo_bytes, settings.max_photo_pixels)
+
+
+def _loader(settings: Settings) -> Load:
+    def load(fingerprint: str, gate: Gate) -> Serving:
+        return load_space(
+            settings.models_dir,
+            fingerprint,
+            device=settings.device,
+            gate_config=settings.gate_config or GATE_CONFIG,
+            threads=settings.threads or None,
+            gate=gate,
+        )
+
+    return load
+
+
+def _first_bundle(settings: Settings, database: Database) -> tuple[Serving, tuple[Notice, ...]]:
+    """The bundle of the space in use; the one that was asked for only where none is. And what an
+    operator should know of that."""
     with database.sessions() as session:
-        preferred = settings.model or active_bundle(session)
-    return load_serving(
+        active, in_use = active_space(session), space_in_use(session)
+    preferred = active.fingerprint if active else None
+    notices: tuple[Notice, ...] = ()
+    if settings.model is not None and in_use is None:
+        preferred = settings.model
+    elif settings.model is not None and in_use is not None:
+        notices = _not_asked_for(settings, in_use)
+    if in_use is not None:
+        try:
+            return _loader(settings)(in_use.fingerprint, AbsentGate("none is loaded yet")), notices
+        except BundleError as error:
+            log.warning("The bundle of the space in use cannot be loaded: %s", error.detail)
+    serving = load_serving(
         settings.models_dir,
         preferred=preferred,
         device=settings.device,
         gate_config=settings.gate_config or GATE_CONFIG,
         threads=settings.threads or None,
+    )
+    return serving, notices
+
+
+def _not_asked_for(settings: Settings, in_use: SpaceRow) -> tuple[Notice, ...]:
+    try:
+        asked = show(settings.models_dir, settings.model or "").manifest
+    except BundleError:
+        asked = None
+    if asked is not None and asked.fingerprint == in_use.fingerprint:
+        return ()
+    return (
+        Notice(
+            "model_not_in_use",
+            f"RESIGHT_MODEL names {settings.model}, but the catalogue is searched with "
+            f"{in_use.name} {in_use.version}; `resight reindex start {settings.model}` moves it.",
+        ),
     )
 
 
@@ -298,15 +420,6 @@ def require_keys(settings: Settings, sessions: sessionmaker[Session]) -> None:
             f"Listening on {settings.host} lets others reach this service, and it has no API key "
             "yet. Make one with `resight keys create NAME --role admin`, or listen on 127.0.0.1."
         )
-
-
-def _notices(serving: Serving, active: ActiveSpace) -> tuple[Notice, ...]:
-    notices = [Notice(p.code, p.detail) for p in (*serving.notices, *serving.problems)]
-    if isinstance(serving.gate, AbsentGate):
-        notices.append(Notice("gate_absent", f"No gate judges photos: {serving.gate.reason}"))
-    if active.problem is not None:
-        notices.append(active.problem)
-    return tuple(notices)
 
 
 def _first_problem(serving: Serving) -> Notice:

@@ -34,8 +34,8 @@ def ready(runtime: Runtime) -> JSONResponse:
         ready=readiness.ready,
         reasons=list(readiness.reasons),
         notices=list(readiness.notices),
-        stage=runtime.serving.stage,
-        bundle=runtime.serving.bundle,
+        stage=readiness.generation.serving.stage,
+        bundle=readiness.generation.serving.bundle,
         index=readiness.index,
     )
     return JSONResponse(body.model_dump(), status_code=200 if readiness.ready else 503)
@@ -47,10 +47,10 @@ def metrics(_: MetricsReader, state: State) -> Response:
     runtime, shown = state.runtime, state.metrics
     readiness = runtime.readiness()
     shown.ready.set(readiness.ready)
-    shown.gate_installed.set(runtime.gate_installed)
+    shown.gate_installed.set(readiness.generation.gate_installed)
     shown.inference_waiting.set(runtime.inference.waiting)
     for state_name, count in readiness.vector_counts.items():
-        shown.embeddings.labels(runtime.space_label, state_name).set(count)
+        shown.embeddings.labels(readiness.generation.label, state_name).set(count)
     shown.index_delta.set(readiness.index.get("delta") or 0)
     return Response(shown.text(), media_type=exposition.CONTENT_TYPE)
 

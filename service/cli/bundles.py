@@ -17,14 +17,13 @@ from service.cli.common import (
     Stop,
     bar,
     err,
-    opened,
+    opened_database,
     out,
     print_json,
     settings_from,
 )
 
 if TYPE_CHECKING:
-    from indexer.embed import EmbedProgress
     from models.bundles import Installed
     from service.settings import Settings
 
@@ -156,23 +155,45 @@ def verify_models(
 
 
 @models.command("activate")
-def activate_model(name: Bundle, data_dir: DataDir = None) -> None:
-    """Embed the catalogue with a bundle, then search in its space from now on."""
-    from indexer.catalogue import activate
+def activate_model(
+    name: Bundle,
+    force: Annotated[
+        bool, typer.Option("--force", help="Switch even if the report says that it is worse.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Re-index the catalogue with a bundle here and now, then search in its space.
 
-    settings = settings_from(data_dir, model=name)
-    with opened(settings) as resight, bar("embed") as step:
-        if resight.serving.bundle != name:
-            problems = "; ".join(problem.detail for problem in resight.serving.problems)
-            raise Stop(f"The bundle {name} does not load: {problems}")
+    The same as `resight reindex start` with a worker, and `resight reindex activate`: running
+    services go on answering, and `resight reindex rollback` undoes it.
+    """
+    from indexer.media import MediaStore
+    from indexer.spaces import activate
+    from models.bundles import load_space, show
 
-        def progress(now: EmbedProgress) -> None:
-            step(now.embedded + now.failed, now.total)
-
-        report = activate(resight.sessions, resight.store, resight.serving, progress=progress)
-    for failure in report.failed:
-        err.print(f"[yellow]not embedded:[/] {failure.annotation_id}: {escape(failure.reason)}")
-    err.print(f"The catalogue is searched with {name} now; restart running services.")
+    settings = settings_from(data_dir)
+    found = show(settings.models_dir, name)
+    if found.manifest is None:
+        raise Stop(f"The bundle {name} cannot be read; `resight models verify {name}` says why.")
+    serving = load_space(
+        settings.models_dir,
+        found.manifest.fingerprint,
+        device=settings.device,
+        gate_config=_gate_config(settings),
+        threads=settings.threads or None,
+    )
+    with opened_database(settings) as sessions, bar("embed") as step:
+        failures = activate(
+            sessions,
+            MediaStore(settings.media_dir),
+            serving,
+            snapshots_dir=settings.snapshots_dir,
+            force=force,
+            progress=step,
+        )
+    for failure in failures:
+        err.print(f"[yellow]not embedded:[/] {failure.item}: {escape(failure.detail)}")
+    err.print(f"The catalogue is searched with {name} now.")
 
 
 @models.command("refresh")
@@ -322,4 +343,4 @@ def _installed(one: Installed) -> None:
         raise Stop(one.problem.detail)
     err.print(f"{one.name} is installed in {one.path}.")
     if one.manifest is not None and one.manifest.kind == "embedder":
-        err.print(f"`resight models activate {one.name}` searches the catalogue with it.")
+        err.print(f"`resight reindex start {one.name}` moves the catalogue to it.")

@@ -206,15 +206,19 @@ def test_another_bundle_answers_degraded_and_says_so(serve: Service) -> None:
 
 
 def test_activation_embeds_everything_and_switches(serve: Service) -> None:
-    from indexer.catalogue import activate
+    from indexer.spaces import activate
 
     first = serve()
     add(first, "anna", scene(1))
     runtime = first.app.state.resight.runtime
     new = serving_of(embedder=PixelEmbedder("other", "2"))
-    report = activate(runtime.sessions, runtime.store, new)
-    assert (report.embedded, report.failed) == (1, ())
-    assert "space_switched" in [r["code"] for r in first.get("/ready").json()["reasons"]]
+    snapshots = runtime.settings.snapshots_dir
+    failures = activate(runtime.sessions, runtime.store, new, snapshots_dir=snapshots)
+    assert failures == ()
+    runtime.look()
+    reasons = {r["code"]: r["detail"] for r in first.get("/ready").json()["reasons"]}
+    assert "resight models add" in reasons["space_switched"]
+    assert identify(first, scene(1, shift=1))["matches"][0]["individual"]["name"] == "anna"
     second = serve(new)
     assert second.get("/ready").status_code == 200
     assert identify(second, scene(1, shift=1))["matches"][0]["individual"]["name"] == "anna"
