@@ -116,8 +116,9 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was searched. `eligible` annotations have a vector, an individual and pass the filters;
-    `scanned` vectors were compared with; `delta` of the space's are newer than its `snapshot`
+    """What was searched. `mode` is `exact` where the answer is that of comparing with every row,
+    and `ann` where an approximate index chose the rows. `eligible` annotations have a vector, an
+    individual and pass the filters; `scanned` vectors were compared with; `delta` of the space's are newer than its `snapshot`
     (None: the space is small and lives in memory, or is scanned by PostgreSQL)."""
 
     mode: Literal["exact", "ann"]
@@ -261,12 +262,6 @@ class Searcher:
         view = live.view
         return SearcherStatus(True, None, space.fingerprint, view.snapshot, view.size, view.delta)
 
-    def release(self, fingerprint: str) -> None:
-        """Let go of a space's vectors in memory; a later search loads them again."""
-        space = self._shelf.known(fingerprint)
-        if space is not None:
-            self._shelf.forget(space)
-
     def close(self) -> None:
         """Ends the background work; a build under way is finished first."""
         self._measuring.shutdown(wait=True, cancel_futures=True)
@@ -402,6 +397,8 @@ class _Search:
         self._watch = watch
         self._labels: dict[int, _Label | None] = {}
         self._depth = max(request.k, SUPPORT_DEPTH)
+        self._approximate = False
+        self._compared = 0
 
     def run(self) -> SearchResult:
         request, view = self._request, self._view
@@ -413,9 +410,9 @@ class _Search:
         out = self._left_out(allowed)
         walk = self._nearest(allowed, frozenset(out.own + out.encounter))
         receipt = Receipt(
-            mode="exact",
+            mode="ann" if self._approximate else "exact",
             eligible=eligible,
-            scanned=scanned,
+            scanned=self._compared if self._approximate else scanned,
             excluded=Excluded(len(out.own), walk.duplicates, len(out.encounter)),
             truncated=False,
             filters=request.filters.as_dict(),
@@ -449,6 +446,8 @@ class _Search:
         while True:
             settled = settle(self._view.parts, self._queries, batch, allowed)
             self._watch.stage("scan")
+            self._approximate = settled.approximate
+            self._compared = len(settled.ids)
             walk = self._walk(settled, excluded)
             if walk.complete or settled.exhausted:
                 return walk
