@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,9 +22,10 @@ from db import migrate
 from db.errors import DbError
 from db.queries import embeddings, media, records
 from db.queries.embeddings import PHOTO_SLOT, SnapshotRow, SpaceRow
+from db.queries.media import MediaRow
 from db.session import check_server, make_sessions
 from db.types import RunState
-from indexer.media import MediaStore, Swept
+from indexer.media import MediaStore, StoreUnavailable, Swept
 from indexer.snapshot import Manifest as SnapshotManifest
 from models.bundles import list_installed, verify
 
@@ -33,6 +35,8 @@ LEFTOVER_AGE_S: Final = 86_400.0
 """A younger file may belong to an addition that is under way: its file comes before its row."""
 _PAGE: Final = 1000
 _SHOWN: Final = 3
+_READERS: Final = 8
+"""Who asks an object store waits more than it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ def diagnose(installation: Installation, *, deep: bool = False) -> list[Finding]
     for check in checks:
         try:
             findings += check()
+        except StoreUnavailable as error:
+            findings.append(_away(error))
         except DBAPIError as error:
             findings.append(_refused(error))
             break
@@ -92,6 +98,21 @@ def sweep(
             return media.known_media(session, sha256s)
 
     return store.sweep(older_than_s, known)
+
+
+def set_aside_damaged(sessions: sessionmaker[Session], store: MediaStore) -> list[str]:
+    """Read every photo of the store and move those that are not what was stored out of the way, so
+    that they count as missing and an import puts them back; their SHA-256. Others are not touched.
+
+    Raises:
+        StoreUnavailable: the store does not answer; what was moved so far stays so.
+    """
+    damaged: list[str] = []
+    for row in _rows(sessions):
+        if row.location is None and store.has(row.sha256) and not store.verify(row.sha256):
+            store.set_aside(row.sha256)
+            damaged.append(row.sha256)
+    return damaged
 
 
 # --- database -----------------------------------------------------------------------------------
@@ -247,34 +268,61 @@ def _snapshot_problem(folder: Path, row: SnapshotRow) -> str | None:
 
 
 def _photos(sessions: sessionmaker[Session], store: MediaStore, *, deep: bool) -> Iterator[Finding]:
-    """Rows whose file is gone, or no longer what it was."""
-    check = store.verify if deep else store.has
-    count = 0
-    bad: list[str] = []
-    for sha256 in _rows(sessions):
-        count += 1
-        if not check(sha256):
-            bad.append(sha256)
+    """Rows whose bytes are gone, or no longer what they were."""
+    next(store.stored(), None)  # a store that is away is one finding, not one for each photo
+
+    def is_good(row: MediaRow) -> bool:
+        if deep:
+            return store.verify(row.sha256, row.location)
+        return store.size(row.sha256, row.location) == row.byte_size
+
+    kept = left = 0
+    bad_kept: list[str] = []
+    bad_left: list[str] = []
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="doctor") as pool:
+        for page in _row_pages(sessions):
+            for row, good in zip(page, pool.map(is_good, page), strict=True):
+                kept += row.location is None
+                left += row.location is not None
+                if not good and row.location is None:
+                    bad_kept.append(f"{row.sha256[:12]}…")
+                elif not good:
+                    bad_left.append(f"{row.sha256[:12]}… ({row.location})")
+    step = f"Import the photos again, or restore them in {store.place} from a backup."
+    if deep and bad_kept:
+        step = f"resight doctor --deep --fix puts damaged files aside. {step}"
+    yield _condition("", kept, bad_kept, step, deep=deep)
+    if left:
+        step = "Restore what lay there, or import the photos again from where they are now."
+        yield _condition("left in place ", left, bad_left, step, deep=deep)
+
+
+def _condition(which: str, count: int, bad: Sequence[str], step: str, *, deep: bool) -> Finding:
     if not bad:
-        yield Finding("photos", "ok", f"all {count} are {'unchanged' if deep else 'there'}")
-        return
-    yield Finding(
-        "photos",
-        "wrong",
-        f"{len(bad)} of {count} files are {'damaged or missing' if deep else 'missing'}: "
-        f"{_some(bad)}",
-        f"Restore them under {store.root} from a backup, or import the photos again.",
-    )
+        state = "unchanged" if deep else "there"
+        return Finding("photos", "ok", f"all {count} {which}are {state}")
+    detail = f"{len(bad)} of {count} {which}are damaged or missing: {_some(bad)}"
+    return Finding("photos", "wrong", detail, step)
 
 
-def _rows(sessions: sessionmaker[Session]) -> Iterator[str]:
+def _away(error: StoreUnavailable) -> Finding:
+    step = "Check RESIGHT_MEDIA_URL, the network and the credentials in the environment."
+    return Finding("photos", "wrong", error.detail, step)
+
+
+def _rows(sessions: sessionmaker[Session]) -> Iterator[MediaRow]:
+    for page in _row_pages(sessions):
+        yield from page
+
+
+def _row_pages(sessions: sessionmaker[Session]) -> Iterator[list[MediaRow]]:
     after = 0
     while True:
         with sessions() as session:
             page = media.list_media(session, after_id=after, limit=_PAGE)
         if not page:
             return
-        yield from (row.sha256 for row in page)
+        yield page
         after = page[-1].id
 
 
@@ -291,7 +339,7 @@ def _orphans(sessions: sessionmaker[Session], store: MediaStore) -> Iterator[Fin
             "photos",
             "note",
             f"{len(orphans)} files have no row, left by an addition that was interrupted: "
-            f"{_some(orphans)}",
+            f"{_some([f'{name[:12]}…' for name in orphans])}",
             "Harmless: the same photo added again uses it. resight doctor --fix removes those "
             "older than a day.",
         )
@@ -305,5 +353,5 @@ def _half_written(store: MediaStore) -> Iterator[Finding]:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(f"{name[:12]}…" for name in names[:_SHOWN])
+    shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

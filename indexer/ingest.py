@@ -12,10 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from db.queries import catalogue, media, records
 from db.queries.media import AnnotationRow, MediaRow
 from db.types import RunState
 from indexer.archive import Skip
+from indexer.failpoints import failpoint
 from indexer.layouts import (
     Box,
     ImportEntry,
@@ -36,7 +36,7 @@ from indexer.layouts import (
     day_encounter,
     plan_import,
 )
-from indexer.media import MediaStore
+from indexer.media import MediaError, MediaStore, StoreUnavailable
 from models.preprocess import BadPhoto, DecodeLimits, decode, dhash64
 
 __all__ = [
@@ -55,11 +55,15 @@ __all__ = [
 
 _BATCH: Final = 32
 _WORKERS: Final = 2
+_REMOTE_WORKERS: Final = 8
+"""Who reads over a network waits more than it works."""
 _BATCHES_AHEAD: Final = 2
 _ATTEMPTS: Final = 4
 _RETRY_STATES: Final = frozenset({"40001", "40P01"})
 """PostgreSQL's serialization failure and deadlock: two imports met, and one of them tries again."""
 _BOX_INSIDE_MIN: Final = 0.9
+_SKIP_CODES: Final = {"media_missing": "file_missing", "media_damaged": "too_large_bytes"}
+"""How an import calls what the reading of a location calls otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,10 @@ class _Stored:
     height_px: int
     taken_at: datetime | None
     perceptual_hash: int | None
+    location: str | None = None
+    """Where the bytes lie; None: in the store."""
+    moved: bool = False
+    """The row says that they lie elsewhere."""
 
 
 def run_import(
@@ -145,11 +153,13 @@ def run_import(
 ) -> ImportReport:
     """Carry out a plan: store files, write rows, commit every few photos, report every skip.
 
-    Photos are decoded in two threads while the former batch is being written. Running it again, or
-    after a crash, recognises what is stored by its content. `progress` is called after each commit.
+    Entries with a location are read once and left where they are. Photos are decoded in threads
+    while the former batch is being written. Running it again, or after a crash, recognises what is
+    stored by its content. `progress` is called after each commit.
 
     Raises:
-        indexer.media.MediaError: `disk_full`; what was committed stays, run it again.
+        indexer.media.MediaError: `disk_full`, or the store is away (`StoreUnavailable`); what was
+            committed stays, run it again.
         sqlalchemy.exc.OperationalError: the database went away; the same holds.
     """
     run = _ImportRun(sessions, store, plan, limits or DecodeLimits(), progress)
@@ -199,6 +209,7 @@ def add_photos(
     for given, data, stored in described:
         name = _storable(given)
         store.put(data)
+        failpoint("upload.before_row")
         media_id, _ = _ensure_media(session, stored, name)
         annotation, _ = media.ensure_annotation(
             session,
@@ -212,6 +223,7 @@ def add_photos(
             source_ref=name,
         )
         added.append(annotation)
+    failpoint("upload.after_row")
     return added
 
 
@@ -237,6 +249,8 @@ def _describe(data: bytes, limits: DecodeLimits) -> _Stored:
 def _ensure_media(session: Session, stored: _Stored, name: str | None) -> tuple[int, bool]:
     """The media row's id, and whether this call made it."""
     if stored.media_id is not None:
+        if stored.moved:
+            media.move_media(session, stored.media_id, stored.location)
         return stored.media_id, False
     row = media.ensure_media(
         session,
@@ -248,6 +262,7 @@ def _ensure_media(session: Session, stored: _Stored, name: str | None) -> tuple[
         original_name=name,
         taken_at=stored.taken_at,
         perceptual_hash=stored.perceptual_hash,
+        location=stored.location,
     )
     return row.id, row.created
 
@@ -307,7 +322,9 @@ class _ImportRun:
         self._committed(refused, ())
 
     def carry_out(self) -> None:
-        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="import") as pool:
+        remote = any(entry.location for entry in self._plan.entries)
+        workers = _REMOTE_WORKERS if remote else _WORKERS
+        with ThreadPoolExecutor(workers, thread_name_prefix="import") as pool:
             batches = _batches(self._plan.entries)
             ahead: deque[list[Future[Prepared]]] = deque()
             try:
@@ -352,7 +369,11 @@ class _ImportRun:
 
     def _prepare(self, entry: ImportEntry) -> Prepared:
         try:
-            data = self._read(entry.path)
+            data = self._read(entry)
+        except StoreUnavailable:
+            raise
+        except MediaError as error:
+            return entry, Skip(entry.name, _SKIP_CODES.get(error.code, error.code), error.detail)
         except OSError as error:
             detail = f"{entry.name!r} cannot be read ({error.strerror or error})."
             return entry, Skip(entry.name, "unreadable", detail)
@@ -361,23 +382,39 @@ class _ImportRun:
         sha256 = hashlib.sha256(data).hexdigest()
         with self._sessions() as session:
             row = media.find_media(session, sha256)
-        if row is not None and self._store.has(sha256):
+        if row is not None and self._is_kept(row, entry):
             return entry, _of_row(row)
         try:
             described = _describe(data, self._limits)
         except BadPhoto as error:
             return entry, Skip(entry.name, error.code, error.detail)
-        self._store.put(data)
-        return entry, _of_row(row) if row is not None else described
+        if entry.location is None:
+            self._store.put(data)
+        stored = described if row is None else _of_row(row)
+        moved = row is not None and row.location != entry.location
+        return entry, replace(stored, location=entry.location, moved=moved)
 
-    def _read(self, path: Path) -> bytes:
-        size = path.stat().st_size
+    def _is_kept(self, row: MediaRow, entry: ImportEntry) -> bool:
+        """Whether the bytes lie where the row says; a copy beside a photo that stays elsewhere is
+        wanted nevertheless."""
+        if row.location is None:
+            return self._store.has(row.sha256)
+        if entry.location is None:
+            return False
+        return row.location == entry.location or (
+            self._store.size(row.sha256, row.location) == row.byte_size
+        )
+
+    def _read(self, entry: ImportEntry) -> bytes:
+        if entry.location is not None:
+            return self._store.locations.read(entry.location, self._limits.max_bytes)
+        size = entry.path.stat().st_size
         if size > self._limits.max_bytes:
             raise BadPhoto(
                 "too_large_bytes",
                 f"the file has {size:,} bytes, at most {self._limits.max_bytes:,} are accepted",
             )
-        return path.read_bytes()
+        return entry.path.read_bytes()
 
     # --- in the caller's thread
 
@@ -574,6 +611,7 @@ def _of_row(row: MediaRow) -> _Stored:
         height_px=row.height_px,
         taken_at=row.taken_at,
         perceptual_hash=row.perceptual_hash,
+        location=row.location,
     )
 
 

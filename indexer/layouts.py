@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -51,8 +51,11 @@ class ImportEntry:
     name: str
     """How the source calls the file; what skips and progress show."""
     path: Path
+    """Where the file lies; of an object only the last part, its name, means anything."""
     individual: str | None
     """None: the source does not know who this is."""
+    location: str | None = None
+    """URI where the bytes are to stay; None: they are copied into the store."""
     taxon: str | None = None
     box_px: Box | None = None
     viewpoint: str | None = None
@@ -71,7 +74,8 @@ class ImportPlan:
     """
 
     source: str
-    root: Path
+    root: Path | str
+    """The folder, or the URI of the prefix."""
     layout: Layout
     entries: tuple[ImportEntry, ...]
     skips: tuple[Skip, ...]
@@ -109,7 +113,7 @@ def plan_import(
     if wanted is Layout.FOLDERS:
         return _plan_folders(root, name, ()) if path.is_dir() else _refuse_file(path)
     if path.is_file():
-        return _plan_table(_read_table(path), wanted, name)
+        return plan_table(_read_table(path), wanted, name, _files_below(root))
     return _plan_folder_or_table(root, wanted, name)
 
 
@@ -154,9 +158,16 @@ _REQUIRED: Final[dict[Layout, dict[str, tuple[str, ...]]]] = {
 }
 
 
+Locate = Callable[[str], tuple[Path, str | None] | Skip]
+"""What a table means by a photo's name: its path and location, as in an entry."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Table:
-    path: Path
+class Table:
+    """A CSV that was read: its file name, the place it lies in, its header in lower case."""
+
+    name: str
+    root: Path | str
     header: tuple[str, ...]
     rows: tuple[tuple[int, tuple[str, ...]], ...]
     """Line number where the row ends, and its cells."""
@@ -170,23 +181,29 @@ class _Table:
         return [names[0] for names in needed if not any(name in self.header for name in names)]
 
 
-def _read_table(path: Path) -> _Table:
-    data = path.read_bytes()
+def _read_table(path: Path) -> Table:
+    return parse_table(path.name, path.parent, path.read_bytes())
+
+
+def parse_table(name: str, root: Path | str, data: bytes) -> Table:
+    """Raises:
+    ImportPlanError: `not_a_source` or `not_a_table`.
+    """
     if data[:4] == b"PK\x03\x04":
         raise ImportPlanError(
-            "not_a_source", f"{path.name} is an archive. Unpack it and import the folder."
+            "not_a_source", f"{name} is an archive. Unpack it and import the folder."
         )
-    text, warnings = _decode_text(path.name, data)
+    text, warnings = _decode_text(name, data)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     try:
         rows = [(lines.line_num, tuple(cell.strip() for cell in row)) for row in lines]
     except csv.Error as error:
         raise ImportPlanError(
-            "not_a_table", f"{path.name}, line {lines.line_num}: {error}. Save it as plain CSV."
+            "not_a_table", f"{name}, line {lines.line_num}: {error}. Save it as plain CSV."
         ) from error
     rows = [(line, row) for line, row in rows if any(row)]
     header = tuple(cell.lower() for cell in rows[0][1]) if rows else ()
-    return _Table(path, header, tuple(rows[1:]), warnings)
+    return Table(name, root, header, tuple(rows[1:]), warnings)
 
 
 def _decode_text(name: str, data: bytes) -> tuple[str, tuple[Skip, ...]]:
@@ -211,17 +228,31 @@ def _delimiter(text: str) -> str:
 
 def _plan_folder_or_table(root: Path, wanted: Layout | None, source: str) -> ImportPlan:
     tables = [_read_table(path) for path in sorted(root.glob("*.csv")) if path.is_file()]
+    fitting, ignored = choose_table(tables, wanted, root)
+    if fitting is not None:
+        return plan_table(fitting, wanted, source, _files_below(root))
+    return _plan_folders(root, source, ignored)
+
+
+def choose_table(
+    tables: Sequence[Table], wanted: Layout | None, root: Path | str
+) -> tuple[Table | None, tuple[Skip, ...]]:
+    """The one table of known columns, or else a warning for each table that is none.
+
+    Raises:
+        ImportPlanError: `several_tables`, or `unknown_columns` where one was `wanted`.
+    """
     if wanted is not None:
         fitting = [table for table in tables if not table.missing(wanted)]
     else:
         fitting = [table for table in tables if table.layout() is not None]
     if len(fitting) > 1:
-        names = ", ".join(table.path.name for table in fitting)
+        names = ", ".join(table.name for table in fitting)
         raise ImportPlanError(
             "several_tables", f"{root} holds several tables: {names}. Name the one to import."
         )
     if fitting:
-        return _plan_table(fitting[0], wanted, source)
+        return fitting[0], ()
     if wanted is not None:
         raise ImportPlanError(
             "unknown_columns",
@@ -230,32 +261,35 @@ def _plan_folder_or_table(root: Path, wanted: Layout | None, source: str) -> Imp
         )
     ignored = tuple(
         Skip(
-            table.path.name,
+            table.name,
             "table_ignored",
             f"Its columns ({', '.join(table.header)}) are those of no known layout, so a folder "
             f"per individual was assumed.",
         )
         for table in tables
     )
-    return _plan_folders(root, source, ignored)
+    return None, ignored
 
 
 def _needed(layout: Layout) -> str:
     return ", ".join("|".join(names) for names in _REQUIRED[layout].values())
 
 
-def _plan_table(table: _Table, wanted: Layout | None, source: str) -> ImportPlan:
+def plan_table(table: Table, wanted: Layout | None, source: str, locate: Locate) -> ImportPlan:
+    """Raises:
+    ImportPlanError: `unknown_columns` or `no_rows`.
+    """
     layout = wanted or table.layout()
     if layout is None or table.missing(layout):
         choices = "; ".join(f"{one}: {_needed(one)}" for one in ([layout] if layout else _REQUIRED))
         raise ImportPlanError(
             "unknown_columns",
-            f"{table.path.name} has the columns {', '.join(table.header) or '(none)'}. "
+            f"{table.name} has the columns {', '.join(table.header) or '(none)'}. "
             f"Needed are {choices}.",
         )
     if not table.rows:
-        raise ImportPlanError("no_rows", f"{table.path.name} has a header and no rows.")
-    reader = _RowReader(table, layout, source)
+        raise ImportPlanError("no_rows", f"{table.name} has a header and no rows.")
+    reader = _RowReader(table, layout, source, locate)
     entries: list[ImportEntry] = []
     skips: list[Skip] = []
     for line, cells in table.rows:
@@ -265,9 +299,7 @@ def _plan_table(table: _Table, wanted: Layout | None, source: str) -> ImportPlan
         else:
             entries.append(outcome)
     warnings = table.warnings + tuple(reader.warnings)
-    return ImportPlan(
-        source, table.path.parent, layout, _with_starts(entries), tuple(skips), warnings
-    )
+    return ImportPlan(source, table.root, layout, _with_starts(entries), tuple(skips), warnings)
 
 
 def _with_starts(entries: Iterable[ImportEntry]) -> tuple[ImportEntry, ...]:
@@ -287,9 +319,9 @@ def _with_starts(entries: Iterable[ImportEntry]) -> tuple[ImportEntry, ...]:
 class _RowReader:
     """Reads the rows of one table; collects warnings as it goes."""
 
-    def __init__(self, table: _Table, layout: Layout, source: str) -> None:
+    def __init__(self, table: Table, layout: Layout, source: str, locate: Locate) -> None:
         self.warnings: list[Skip] = []
-        self._root = table.path.parent
+        self._locate = locate
         self._source = source
         self._width = len(table.header)
         columns = _COLUMNS | _REQUIRED[layout]
@@ -305,7 +337,7 @@ class _RowReader:
         problem = self._problem(line, name, cells)
         if problem is not None:
             return problem
-        found = _locate(self._root, name)
+        found = self._locate(name)
         if isinstance(found, Skip):
             return replace(found, detail=f"Line {line}: {found.detail}")
         box = _parse_box(self._cell(cells, "box"))
@@ -313,13 +345,15 @@ class _RowReader:
             return Skip(name, "bad_box", f"Line {line}: {box}")
         individual = self._individual(line, name, cells)
         when, day = self._when(line, name, cells)
+        path, location = found
         return ImportEntry(
             name=name,
-            path=found,
+            path=path,
             individual=individual,
+            location=location,
             taxon=self._cell(cells, "taxon"),
             box_px=box,
-            viewpoint=_known(self._cell(cells, "viewpoint")),
+            viewpoint=known_name(self._cell(cells, "viewpoint")),
             encounter=self._encounter(cells, individual, day),
             started_at=when,
             source_ref=self._cell(cells, "ref") or name,
@@ -339,7 +373,7 @@ class _RowReader:
                 f"Line {line} has {len(cells)} cells, the header has {self._width}. "
                 f"Quote cells that hold the separator.",
             )
-        if not all(_storable(cell) for cell in cells):
+        if not all(storable(cell) for cell in cells):
             return Skip(name, "bad_text", f"Line {line} holds characters that cannot be stored.")
         ids = (self._cell(cells, "identity"), self._cell(cells, "encounter"))
         if any(len(text) > _MAX_ID_LENGTH for text in ids if text):
@@ -362,7 +396,7 @@ class _RowReader:
                 f"Line {line}: {identity!r} looks like an id that a spreadsheet turned into a "
                 f"number. It is kept as it is; check the table.",
             )
-        return _known(identity)
+        return known_name(identity)
 
     def _when(
         self, line: int, name: str, cells: tuple[str, ...]
@@ -396,7 +430,7 @@ class _RowReader:
         self.warnings.append(Skip(name, code, detail))
 
 
-def _known(text: str | None) -> str | None:
+def known_name(text: str | None) -> str | None:
     return None if text is None or text.lower() in _UNKNOWN else text
 
 
@@ -424,15 +458,27 @@ def _parse_box(text: str | None) -> Box | str | None:
     return left, top, int(-(-(x + w) // 1)) - left, int(-(-(y + h) // 1)) - top
 
 
-def _locate(root: Path, name: str) -> Path | Skip:
-    """The file that a table means, looked for beside it and in `train_images/` and `images/`."""
-    if escapes(name):
-        return _outside(root, name)
+def _files_below(root: Path) -> Locate:
+    def locate(name: str) -> tuple[Path, str | None] | Skip:
+        if escapes(name):
+            return outside(root, name)
+        for spelling in spellings(name):
+            path = root / spelling
+            if _is_file(path):
+                return (path, None) if path.resolve().is_relative_to(root) else outside(root, name)
+        return missing(root, name)
+
+    return locate
+
+
+def spellings(name: str) -> Iterator[str]:
+    """Where a photo that a table names may lie: beside it, in `train_images/` or in `images/`."""
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
         for folder in _PHOTO_FOLDERS:
-            path = root / folder / spelling
-            if _is_file(path):
-                return path if path.resolve().is_relative_to(root) else _outside(root, name)
+            yield f"{folder}/{spelling}" if folder else spelling
+
+
+def missing(root: Path | str, name: str) -> Skip:
     return Skip(name, "file_missing", f"There is no file {name!r} under {root}.")
 
 
@@ -443,11 +489,11 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _outside(root: Path, name: str) -> Skip:
+def outside(root: Path | str, name: str) -> Skip:
     return Skip(name, "outside_folder", f"{name!r} lies outside {root}; it was not read.")
 
 
-def _storable(text: str) -> bool:
+def storable(text: str) -> bool:
     """PostgreSQL stores any text but NUL and lone surrogates (undecodable file names)."""
     if "\0" in text:
         return False
@@ -475,19 +521,27 @@ def _plan_folders(root: Path, source: str, warnings: tuple[Skip, ...]) -> Import
         if len(entries) + len(skips) == before:
             noted.append(Skip(individual.name, "empty_folder", "The folder holds no photos."))
     if not entries:
-        raise ImportPlanError(
-            "no_individuals",
-            f"{root} holds neither a table with known columns nor a folder per individual with "
-            f"photos in it. Put the photos of each animal into a folder with its name.",
-        )
+        raise no_individuals(root)
     tables = {warning.entry for warning in warnings}
     loose = sorted(path for path in root.iterdir() if not path.is_dir())
     skips.extend(_loose(path) for path in loose if path.name not in tables)
     return ImportPlan(source, root, Layout.FOLDERS, tuple(entries), tuple(skips), tuple(noted))
 
 
+def no_individuals(root: Path | str) -> ImportPlanError:
+    return ImportPlanError(
+        "no_individuals",
+        f"{root} holds neither a table with known columns nor a folder per individual with "
+        f"photos in it. Put the photos of each animal into a folder with its name.",
+    )
+
+
 def _loose(path: Path) -> Skip:
-    name = _printable(path.name)
+    return loose(_printable(path.name))
+
+
+def loose(name: str) -> Skip:
+    """A file that lies in no folder."""
     if is_system_file(name):
         return Skip(name, "system_file", "Left by an operating system; no photo.")
     return Skip(name, "no_individual", "It lies in no individual's folder.")
@@ -499,7 +553,7 @@ def _walk(root: Path, folder: Path) -> Iterator[ImportEntry | Skip]:
     if refusal is not None:
         yield refusal
         return
-    individual = None if folder.name.lower() in _UNKNOWN else folder.name
+    individual = known_name(folder.name)
     for place, subfolders, files in os.walk(folder):
         subfolders.sort()
         for name in list(subfolders):
@@ -513,23 +567,29 @@ def _walk(root: Path, folder: Path) -> Iterator[ImportEntry | Skip]:
 
 def _refused_folder(root: Path, folder: Path) -> Skip | None:
     name = _printable(str(folder.relative_to(root)))
-    if not _storable(folder.name):
+    if not storable(folder.name):
         return Skip(name, "bad_text", "The folder's name cannot be stored as text. Rename it.")
     if folder.is_symlink():
         return Skip(name, "symlink", "A link to a folder is not followed. Copy the photos here.")
-    if folder.name.startswith(".") or folder.name == "__MACOSX":
-        return Skip(name, "system_file", "A hidden folder is not read.")
-    return None
+    return hidden(name) if is_hidden(folder.name) else None
+
+
+def is_hidden(folder: str) -> bool:
+    return folder.startswith(".") or folder == "__MACOSX"
+
+
+def hidden(folder: str) -> Skip:
+    return Skip(folder, "system_file", "A hidden folder is not read.")
 
 
 def _photo(root: Path, path: Path, individual: str | None) -> ImportEntry | Skip:
     name = str(path.relative_to(root))
-    if not _storable(name):
+    if not storable(name):
         return Skip(_printable(name), "bad_text", "Its name cannot be stored as text. Rename it.")
     if is_system_file(name):
         return Skip(name, "system_file", "Left by an operating system; no photo.")
     if not path.resolve().is_relative_to(root):
-        return _outside(root, name)
+        return outside(root, name)
     if not path.is_file():
         return Skip(name, "file_missing", f"{name!r} is a broken link or no ordinary file.")
     return ImportEntry(name=name, path=path, individual=individual, source_ref=name)

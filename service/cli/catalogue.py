@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from indexer.ingest import ImportPlan, ImportReport, Layout
     from models.preprocess import DecodeLimits
     from service.runtime import Resight
+    from service.settings import Settings
 
 individuals = typer.Typer(help="List, read and add individuals.", no_args_is_help=True)
 
@@ -49,11 +50,11 @@ SKIPS_SHOWN = 20
 
 def import_photos(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="PATH",
-            exists=True,
-            help="A folder with a folder per individual, a folder with metadata.csv, or a CSV.",
+            metavar="PATH|URI",
+            help="A folder with a folder per individual, a folder with metadata.csv, or a CSV. "
+            "Photos at a URI (file://, s3://, gs://, az://) are left where they are.",
         ),
     ],
     layout: Annotated[
@@ -71,10 +72,8 @@ def import_photos(
     data_dir: DataDir = None,
 ) -> None:
     """Import photos of known (or unknown) individuals; what is known already is not doubled."""
-    from indexer.ingest import plan_import
-
     settings = settings_from(data_dir)
-    plan = plan_import(path, _layout(layout))
+    plan = _plan(path, _layout(layout), settings)
     with opened(settings) as resight:
         report = ingest(resight, plan, catalogue)
         failed = embed_all(resight) if embed else []
@@ -86,6 +85,18 @@ def import_photos(
         raise typer.Exit(Exit.FAILED)
     if strict and (report.skipped or failed):
         raise typer.Exit(Exit.PARTIAL)
+
+
+def _plan(path: str, layout: Layout | None, settings: Settings) -> ImportPlan:
+    from indexer.ingest import plan_import
+    from indexer.locations import is_uri
+    from indexer.remote_layouts import plan_uri
+
+    if is_uri(path):
+        return plan_uri(path, layout, allowed=settings.import_prefixes)
+    if not Path(path).exists():
+        raise Stop(f"There is nothing at {path}. Check the path.", Exit.USAGE)
+    return plan_import(Path(path), layout)
 
 
 def ingest(resight: Resight, plan: ImportPlan, catalogue: str | None = None) -> ImportReport:
