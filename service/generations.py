@@ -315,7 +315,7 @@ def _notices(serving: Serving, active: ActiveSpace) -> tuple[Notice, ...]:
 class Watcher:
     """Calls `look` when the database tells of a switch, and every `poll_s` seconds besides."""
 
-    def __init__(self, engine: Engine, look: Callable[[], None], *, poll_s: float = POLL_S) -> None:
+    def __init__(self, engine: Engine, look: Callable[[], None], *, poll_s: float) -> None:
         self._engine = engine
         self._look = look
         self._poll_s = poll_s

@@ -28,8 +28,8 @@ from models.errors import BundleError
 from models.gate import AbsentGate, Gate
 from models.preprocess import DecodeLimits
 from models.recipes import GATE_CONFIG
+from service.generations import POLL_S, Generations, Load, Watcher
 from service.generations import Generation as Generation
-from service.generations import Generations, Load, Watcher
 from service.settings import Settings
 
 log = logging.getLogger("resight")
@@ -126,10 +126,11 @@ class Resight:
         """What every answer tells."""
         return self.generation.notices
 
-    def watch(self) -> None:
-        """Follow switches from now on, until `close` or `stop_watching`."""
+    def watch(self, *, poll_s: float = POLL_S) -> None:
+        """Follow switches from now on, until `close` or `stop_watching`: when the database tells of
+        one, and every `poll_s` seconds besides."""
         if self._watcher is None:
-            self._watcher = Watcher(self.engine, self.look)
+            self._watcher = Watcher(self.engine, self.look, poll_s=poll_s)
             self._watcher.start()
 
     def stop_watching(self) -> None:
