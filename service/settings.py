@@ -54,8 +54,8 @@ class Settings(BaseSettings):
 
     model: str | None = Field(
         None,
-        description="Bundle to serve. Without it: the one whose space the catalogue uses, "
-        "then the fallback order.",
+        description="Bundle to serve while the catalogue holds no vectors; without it the "
+        "fallback order. From then on `resight reindex` moves it to another.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where models run.")
     threads: int = Field(0, ge=0, description="Threads for inference; 0: as many as cores.")

@@ -64,7 +64,9 @@ def serve(
     model: Annotated[
         str | None,
         typer.Option(
-            envvar="RESIGHT_MODEL", help="Bundle to serve.", show_default="the fallback order"
+            envvar="RESIGHT_MODEL",
+            help="Bundle to serve while the catalogue holds no vectors.",
+            show_default="the fallback order",
         ),
     ] = None,
     with_worker: Annotated[
