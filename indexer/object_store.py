@@ -37,6 +37,7 @@ _RETRY_FOR: Final = timedelta(seconds=20)
 _YOUNG_S: Final = 3600.0
 """What was put within this time needs no renewal; a sweep takes nothing that is younger by far."""
 _NO_BUCKET: Final = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
+_REFUSED: Final = re.compile(r"\b40[13] (Unauthorized|Forbidden)")
 _NO_ROOM: Final = re.compile(r"\b507\b|QuotaExceeded|StorageFull|os error 28\b|os error 122\b")
 
 
@@ -88,16 +89,14 @@ def translated(place: str) -> Iterator[None]:
             "store_unavailable", f"There is no bucket or container for {place}. Check the name."
         ) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise StoreUnavailable(
-            "store_refused",
-            f"{place} refuses our credentials ({_reason(error)}). Check the environment of this "
-            f"process, and what its account may do.",
-        ) from error
+        raise _refused(place, error) from error
     except (InvalidPathError, ValueError) as error:
         raise MediaError(
             "bad_location", f"{place} has a name that cannot be read ({_reason(error)}). Rename it."
         ) from error
     except BaseError as error:
+        if _REFUSED.search(str(error)):
+            raise _refused(place, error) from error
         if _NO_ROOM.search(str(error)):
             raise MediaError(
                 "disk_full", f"There is no room left in {place} ({_reason(error)})."
@@ -105,6 +104,14 @@ def translated(place: str) -> Iterator[None]:
         raise StoreUnavailable(
             "store_unavailable", f"{place} does not answer as it should ({_reason(error)})."
         ) from error
+
+
+def _refused(place: str, error: Exception) -> StoreUnavailable:
+    return StoreUnavailable(
+        "store_refused",
+        f"{place} refuses our credentials ({_reason(error)}). Check the environment of this "
+        f"process, and what its account may do.",
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -213,7 +220,11 @@ class ObjectOriginals:
     def _is_unchanged(self, seen: ObjectMeta) -> bool:
         with translated(self._place):
             there = self._head(seen["path"])
-        return there is not None and there["last_modified"] == seen["last_modified"]
+        if there is None:
+            return False
+        # A listing may tell the time more finely than the object itself does.
+        times = [one["last_modified"].replace(microsecond=0) for one in (there, seen)]
+        return times[0] == times[1]
 
     def _move(self, source: str, target: str, sha256: str) -> bool:
         with translated(self._place):
