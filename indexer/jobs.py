@@ -273,6 +273,8 @@ class JobRunner:
     ) -> None:
         """`revive` is called while the database does not answer."""
         self.worker = worker
+        self.rests = 0
+        """How often it has found nothing to do."""
         self._sessions = sessions
         self._handlers = {handler.kind: handler for handler in handlers}
         self._lease_s = lease_s
@@ -305,6 +307,7 @@ class JobRunner:
                 continue
             if not busy:
                 self._idle = True
+                self.rests += 1
                 self._woken.wait(self._poll_s)
 
     def run_until_idle(self) -> None:

@@ -1,7 +1,8 @@
 """Owns waking idle workers: a procrastinate worker in a thread, which does nothing but wake.
 
 What is to be done, and by whom, is not its business: a lost or repeated wake costs a poll interval
-at most. Our rows use neither `lock` nor `queueing_lock`, which together can deadlock.
+at most. A worker keeps its wake until it is idle again, so that the next wake goes to another one.
+Our rows use neither `lock` nor `queueing_lock`, which together can deadlock.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from typing import Final
 
 from procrastinate import App, PsycopgConnector
 from sqlalchemy import Engine, text
 
 from db.queries.jobs import QUEUE, WAKE_TASK
+from indexer.jobs import JobRunner
+
+_LOOK_S: Final = 0.1
+"""Seconds between two looks at whether the runner is idle again."""
 
 _PRUNE = text(
     "DELETE FROM procrastinate_jobs WHERE queue_name = :queue"
@@ -24,11 +29,11 @@ _PRUNE = text(
 
 
 class Waker:
-    """Calls `wake` when the database tells of work; goes on after outages until `stop`."""
+    """Wakes a runner when the database tells of work; goes on after outages until `stop`."""
 
-    def __init__(self, engine: Engine, wake: Callable[[], None], *, poll_s: float) -> None:
+    def __init__(self, engine: Engine, runner: JobRunner, *, poll_s: float) -> None:
         self._engine = engine
-        self._wake = wake
+        self._runner = runner
         self._poll_s = poll_s
         self._stop = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,7 +87,10 @@ class Waker:
 
         @app.task(name=WAKE_TASK, queue=QUEUE)
         async def wake() -> None:
-            self._wake()
+            rests = self._runner.rests
+            self._runner.wake()
+            while self._runner.rests == rests and not self._stop.is_set():
+                await asyncio.sleep(_LOOK_S)
 
         async with app.open_async():
             await app.run_worker_async(

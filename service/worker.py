@@ -152,7 +152,7 @@ class Worker:
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; `wake` makes it look."""
-        waker = Waker(self._database.engine, self._runner.wake, poll_s=self._poll_s)
+        waker = Waker(self._database.engine, self._runner, poll_s=self._poll_s)
         prune(self._database.engine)
         waker.start()
         try:

@@ -429,7 +429,7 @@ def _listening(engine: Engine) -> list[int]:
 
 @contextlib.contextmanager
 def _woken(engine: Engine, runner: JobRunner, *, poll_s: float) -> Iterator[None]:
-    waker = Waker(engine, runner.wake, poll_s=poll_s)
+    waker = Waker(engine, runner, poll_s=poll_s)
     waker.start()
     try:
         wait_for(lambda: len(_listening(engine)) == 1)
