@@ -73,7 +73,9 @@ class _Remote:
         listed = {one.name: one.size for one in locations.below(self._root)}
         self._folders = {folder for name in listed for folder in _folders_of(name)}
         # Consoles leave empty objects that stand for folders.
-        self._names = [name for name in listed if listed[name] or name not in self._folders]
+        self._names = [
+            name for name in listed if name and (listed[name] or name not in self._folders)
+        ]
         self._known = frozenset(self._names)
 
     def plan(self, wanted: Layout | None) -> ImportPlan:

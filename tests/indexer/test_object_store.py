@@ -108,20 +108,20 @@ def _opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     elif kind == "obstore memory":
         yield _over(media, MemoryStore(), _no_past)
     else:
-        with s3.serving() as server:
-            for name, value in server.environment.items():
+        with s3.serving() as bucket:
+            for name, value in bucket.environment.items():
                 monkeypatch.setenv(name, value)
             then = datetime.now(UTC) - timedelta(days=2)
             yield Place(
                 open_media(media, "s3://photos/some prefix"),
-                lambda key, data: server.put(f"some prefix/{key}", data),
-                lambda key: server.objects.pop(f"some prefix/{key}"),
-                lambda key: server.age(f"some prefix/{key}", then),
+                lambda key, data: bucket.put(f"some prefix/{key}", data),
+                lambda key: bucket.objects.pop(f"some prefix/{key}"),
+                lambda key: bucket.age(f"some prefix/{key}", then),
             )
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.S3]:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.S3]:
     with s3.serving() as started:
         for name, value in started.environment.items():
             monkeypatch.setenv(name, value)
@@ -308,13 +308,13 @@ def test_what_stays_without_a_row_is_gone_after_a_second_sweep(aging: Place) -> 
 # --- what only an object store can do wrong
 
 
-def test_a_photo_travels_once_to_s3_and_is_known_there(server: s3.S3, tmp_path: Path) -> None:
+def test_a_photo_travels_once_to_s3_and_is_known_there(bucket: s3.S3, tmp_path: Path) -> None:
     store = open_media(tmp_path, "s3://photos/prefix")
     sha256 = store.put(b"photo")
-    assert list(server.objects) == [f"prefix/originals/{sha256[:2]}/{sha256}"]
-    first = server.objects[f"prefix/{_key(sha256)}"].modified
+    assert list(bucket.objects) == [f"prefix/originals/{sha256[:2]}/{sha256}"]
+    first = bucket.objects[f"prefix/{_key(sha256)}"].modified
     store.put(b"photo")
-    assert server.objects[f"prefix/{_key(sha256)}"].modified == first
+    assert bucket.objects[f"prefix/{_key(sha256)}"].modified == first
     other_machine = open_media(tmp_path / "elsewhere", "s3://photos/prefix")
     assert other_machine.read(sha256) == b"photo"
 
@@ -330,11 +330,11 @@ def test_a_photo_travels_once_to_s3_and_is_known_there(server: s3.S3, tmp_path: 
     ],
 )
 def test_a_failing_store_is_an_outage_and_never_a_missing_photo(
-    server: s3.S3, tmp_path: Path, status: int, code: str
+    bucket: s3.S3, tmp_path: Path, status: int, code: str
 ) -> None:
     store = open_media(tmp_path, "s3://photos/prefix")
     sha256 = store.put(zoo.photo())
-    server.fail = status
+    bucket.fail = status
     asks: list[Callable[[], object]] = [
         lambda: store.read(sha256),
         lambda: store.put(zoo.photo(5)),
@@ -348,11 +348,11 @@ def test_a_failing_store_is_an_outage_and_never_a_missing_photo(
         errors = [future.exception() for future in [pool.submit(ask) for ask in asks]]
     assert [type(error) for error in errors] == [StoreUnavailable] * len(asks)
     assert {getattr(error, "code", None) for error in errors} == {code}
-    server.fail = None
+    bucket.fail = None
     assert store.read(sha256) == zoo.photo()
 
 
-def test_a_store_that_is_not_there_is_an_outage(server: s3.S3, tmp_path: Path) -> None:
+def test_a_store_that_is_not_there_is_an_outage(bucket: s3.S3, tmp_path: Path) -> None:
     sha256 = hashlib.sha256(b"photo").hexdigest()
     no_bucket = open_media(tmp_path, "s3://nothing/prefix")
     with pytest.raises(StoreUnavailable, match="s3://nothing/prefix"):
@@ -374,20 +374,20 @@ def test_a_store_that_nobody_answers_for_is_an_outage(
     assert store.leftovers() == []
 
 
-def test_a_store_without_room_is_a_full_disk_and_works_again(server: s3.S3, tmp_path: Path) -> None:
+def test_a_store_without_room_is_a_full_disk_and_works_again(bucket: s3.S3, tmp_path: Path) -> None:
     """Promise 12: no room is `disk_full`, nothing stays, and later it works without a restart."""
     store = open_media(tmp_path, "s3://photos/prefix")
-    server.fail = 507
+    bucket.fail = 507
     with pytest.raises(MediaError) as caught:
         store.put(b"photo")
     assert caught.value.code == "disk_full"
-    assert server.objects == {}
-    server.fail = None
+    assert bucket.objects == {}
+    bucket.fail = None
     assert store.verify(store.put(b"photo"))
 
 
 def test_a_clock_that_is_a_day_off_sweeps_nothing_young(
-    server: s3.S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: s3.S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The age of an object is taken from the store's clock, whatever this machine believes."""
     store = open_media(tmp_path, "s3://photos/prefix")
@@ -399,11 +399,11 @@ def test_a_clock_that_is_a_day_off_sweeps_nothing_young(
     assert store.has(sha256)
 
 
-def test_many_pages_are_listed_whole(server: s3.S3, tmp_path: Path) -> None:
+def test_many_pages_are_listed_whole(bucket: s3.S3, tmp_path: Path) -> None:
     store = open_media(tmp_path, "s3://photos/prefix")
     names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(2500)]
     for name in names:
-        server.put(f"prefix/{_key(name)}", b"photo")
+        bucket.put(f"prefix/{_key(name)}", b"photo")
     assert sorted(store.stored()) == sorted(names)
 
 
