@@ -300,7 +300,7 @@ def _show_measures(report: Mapping[str, Any]) -> None:
     if shown.measures:
         table = _table("", "before", "95 %", "now", "95 %", "difference")
         for one in shown.measures:
-            table.add_row(one.name, one.old, one.old_range, one.new, one.new_range, one.difference)
+            table.add_row(one.short, one.old, one.old_range, one.new, one.new_range, one.difference)
         out.print(table)
     for pair in shown.pairs:
         out.print(f"{pair.term:<14}{escape(pair.value)}")

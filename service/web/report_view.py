@@ -28,7 +28,11 @@ STEPS = {
     "ready": "Ready",
     "active": "In use",
 }
-MEASURES = {"top1": "First is right", "top5": "Right among the first five", "map": "Mean precision"}
+MEASURES = {
+    "top1": ("First is right", "top-1"),
+    "top5": ("Right among the first five", "top-5"),
+    "map": ("Mean average precision", "mAP"),
+}
 CHANGES = {
     "lost": "was found before, another individual is nearer now",
     "other": "was not found before and is not now",
@@ -158,7 +162,10 @@ def _choices(run: RunOut, old_name: str, refused: bool) -> tuple[tuple[Choice, .
 
 @dataclass(frozen=True, slots=True)
 class Measure:
+    """One row of the table; `short` is its name where there is little room."""
+
     name: str
+    short: str
     old: str
     old_range: str
     new: str
@@ -247,11 +254,12 @@ def _asked(report: Json) -> str:
 
 def _measures(old: Json | None, new: Json, difference: Json | None) -> tuple[Measure, ...]:
     rows = []
-    for key, name in MEASURES.items():
+    for key, (name, short) in MEASURES.items():
         change = difference.get(key) if difference else None
         rows.append(
             Measure(
                 name=name,
+                short=short,
                 old=percent(old[key]) if old else "",
                 old_range=_range(old["ci95"][key]) if old else "",
                 new=percent(new[key]),
@@ -329,8 +337,8 @@ def _distribution(name: str, same: Json, different: Json) -> Distribution:
         label=label,
         same=_bars(same["histogram"], first, last),
         different=_bars(different["histogram"], first, last),
-        low=f"{low:.2f}",
-        high=f"{high:.2f}",
+        low=f"{low:.2f}".replace("-", "−"),
+        high=f"{high:.2f}".replace("-", "−"),
     )
 
 

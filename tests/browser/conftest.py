@@ -85,7 +85,8 @@ def _free_port() -> int:
 
 def _environment(data_dir: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
-    return kept | {"RESIGHT_DATA_DIR": str(data_dir)}
+    # Without a worker of its own: tests of jobs do the work, one chunk at a time.
+    return kept | {"RESIGHT_DATA_DIR": str(data_dir), "RESIGHT_WORKER": "off"}
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

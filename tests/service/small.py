@@ -49,6 +49,18 @@ class PixelEmbedder:
         return Embedded(vectors, features)
 
 
+class OtherPixels(PixelEmbedder):
+    """Another space: the same pixels under another projection."""
+
+    def __init__(self, *, blind: bool = False) -> None:
+        """`blind` sees the first two pixels only, and is worse."""
+        super().__init__("other", "1")
+        mixed = np.random.default_rng(11).normal(size=(SIDE * SIDE * 3, DIM))
+        if blind:
+            mixed[6:] = 0.0
+        self._projection = mixed
+
+
 class StructureGate:
     """Rejects a photo without structure, abstains on a red one, accepts everything else."""
 

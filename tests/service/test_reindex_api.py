@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -21,20 +20,7 @@ from models.embedder import Embedder
 from models.errors import BundleError
 from service.runtime import Resight
 from tests.service.conftest import Service
-from tests.service.small import DIM, SIDE, PixelEmbedder, add, scene
-
-
-class OtherPixels(PixelEmbedder):
-    """Another space: the same pixels under another projection."""
-
-    def __init__(self, *, blind: bool = False) -> None:
-        """`blind` sees the first few pixels only, and is worse."""
-        super().__init__("other", "1")
-        mixed = np.random.default_rng(11).normal(size=(SIDE * SIDE * 3, DIM))
-        if blind:
-            mixed[6:] = 0.0
-        self._projection = mixed
-
+from tests.service.small import OtherPixels, PixelEmbedder, add, scene
 
 Work = Callable[[], None]
 

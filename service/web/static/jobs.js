@@ -6,6 +6,13 @@ const connection = document.querySelector("#connection");
 const list = document.querySelector("[data-live]");
 const run = document.querySelector("[data-run]");
 
+const RETRY_MS = 5000;
+// Longer than the stream takes to notice a job that somebody has just set going.
+const NOTICED_MS = 2500;
+
+/** The job whose card had the keyboard when it was replaced. */
+let focused = null;
+
 const cardOf = (id) => document.getElementById(`job-${id}`);
 
 /** Moves the bar and the numbers of a card. */
@@ -21,48 +28,45 @@ function move(card, job) {
   }
 }
 
-/** Draws a card anew, or the whole run that it belongs to. */
-function redraw(card) {
+/** Draws a card anew, or the whole run that it belongs to. One at a time: two answers under way at
+ * once could arrive in the wrong order. */
+async function redraw(id) {
+  const card = cardOf(id);
   const part = run ?? card;
-  // Two answers under way at once could arrive in the wrong order; the newest asks last.
   if (part.dataset.redrawing) {
     part.dataset.redrawing = "again";
     return;
   }
   part.dataset.redrawing = "once";
-  const url = run ? run.dataset.run : `/jobs/${card.dataset.job}`;
-  const options = run
-    ? { target: run, swap: "innerHTML" }
-    : { target: card, swap: "outerHTML" };
-  htmx.ajax("GET", url, options).finally(() => {
-    const again = part.dataset.redrawing === "again";
-    delete part.dataset.redrawing;
-    const now = cardOf(card.dataset.job);
-    if (again && now) redraw(now);
-  });
+  if (card.contains(document.activeElement)) focused = id;
+  const open = card.querySelector("details")?.open ?? false;
+  const target = run ? { target: run, swap: "innerHTML" } : { target: card, swap: "outerHTML" };
+  await htmx.ajax("GET", run ? run.dataset.run : `/jobs/${id}`, target);
+  const again = part.dataset.redrawing === "again";
+  delete part.dataset.redrawing;
+  const details = cardOf(id)?.querySelector("details");
+  if (details) details.open = open;
+  if (again) await redraw(id);
 }
 
+/** A card for a job that began since the page was drawn. */
 async function insert(job) {
   const open = document.querySelector("#open-jobs");
   if (!open || !job.open) return;
   const place = document.createElement("li");
   place.id = `job-${job.id}`;
-  place.dataset.job = job.id;
-  place.dataset.phase = job.phase;
-  place.dataset.empty = "";
+  place.dataset.redrawing = "once";
   open.prepend(place);
   document.querySelector("#no-jobs").hidden = true;
   await htmx.ajax("GET", `/jobs/${job.id}`, { target: place, swap: "outerHTML" });
+  if (place.dataset.redrawing === "again") await redraw(job.id);
 }
 
 function onJob(job) {
   const card = cardOf(job.id);
-  if (!card) {
-    insert(job);
-  } else if (card.dataset.empty === undefined) {
-    if (card.dataset.phase !== job.phase) redraw(card);
-    else move(card, job);
-  }
+  if (!card) insert(job);
+  else if (card.dataset.phase !== job.phase) redraw(job.id);
+  else move(card, job);
 }
 
 function listen() {
@@ -71,46 +75,57 @@ function listen() {
     connection.hidden = true;
   });
   source.addEventListener("job", (event) => onJob(JSON.parse(event.data)));
-  source.addEventListener("end", () => source.close());
   source.addEventListener("error", () => {
     connection.hidden = false;
     // Refused (a restart, too many listeners): the browser gives up, so this does not.
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, 5000);
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS);
   });
   addEventListener("pagehide", () => source.close(), { once: true });
   addEventListener("pageshow", (event) => event.persisted && listen(), { once: true });
 }
 
-/** What a screen reader hears when a job's state changes, and where the keyboard goes on. */
+/** A job that was set going and ended before the stream looked is in no event. */
+async function notice(id) {
+  const answer = await fetch(`/v1/jobs/${id}`);
+  if (!answer.ok) return;
+  const job = await answer.json();
+  const card = cardOf(id);
+  if (card && card.dataset.phase !== `${job.state}/${job.stage ?? ""}`) await redraw(id);
+}
+
+/** Where the keyboard goes on after a button is gone, and what a screen reader hears. */
 function enableCards() {
-  let pressed = null;
   document.body.addEventListener("htmx:beforeRequest", (event) => {
-    const card = event.detail.elt.closest?.(".job");
-    pressed = card?.contains(document.activeElement) ? card.dataset.job : pressed;
+    const card = event.detail.elt.closest(".job");
+    if (card?.contains(document.activeElement)) focused = card.dataset.job;
   });
   document.body.addEventListener("htmx:afterSettle", () => {
-    const card = pressed && cardOf(pressed);
-    // A button that is gone takes the keyboard's place with it; the card's next one keeps it.
+    const card = focused && cardOf(focused);
     if (card && document.activeElement === document.body) {
       (card.querySelector(".job-tools button") ?? card.querySelector("h3 a"))?.focus();
     }
-    pressed = null;
+    focused = null;
   });
-  document.body.addEventListener("htmx:afterSwap", (event) => {
-    const id = event.detail.elt.dataset?.job ?? event.detail.target.dataset?.job;
-    const card = id && cardOf(id);
-    if (!card?.querySelector("[data-label]")) return;
+  document.body.addEventListener("htmx:afterRequest", (event) => {
+    const { requestConfig, successful } = event.detail;
+    const id = requestConfig.elt.closest(".job")?.dataset.job;
+    if (id && successful && requestConfig.verb === "post") setTimeout(notice, NOTICED_MS, id);
+  });
+  document.body.addEventListener("htmx:load", (event) => {
+    const card = event.detail.elt;
+    if (!card.matches?.(".job")) return;
     const words = `${card.querySelector("h3").textContent}: ${card.querySelector("[data-label]").textContent}`;
     if (said.textContent !== words) said.textContent = words;
   });
 }
 
-/** A refusal is told beside what was pressed, and the card stays. */
+/** A refusal is told beside what was pressed, and the rest stays as it is. */
 function enableProblems() {
   document.body.addEventListener("htmx:beforeSwap", (event) => {
-    const { xhr, elt } = event.detail;
+    // `detail.elt` is what would be swapped; what was pressed is in the request.
+    const { xhr, requestConfig } = event.detail;
     if (xhr.status < 400) return;
-    const place = elt.closest?.("[data-problems]") ?? elt.closest?.(".job");
+    const place = requestConfig.elt.closest("[data-problems], .job");
     const told = place?.querySelector(".job-problem");
     if (!told) return;
     if (xhr.getResponseHeader("Content-Type")?.includes("json")) {
