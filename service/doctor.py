@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
 from db.errors import DbError
-from indexer.doctor import Finding, Installation, diagnose, sweep
-from indexer.media import MediaStore, open_media
+from indexer.doctor import Finding, Installation, diagnose, set_aside_damaged, sweep
+from indexer.media import MediaError, MediaStore, StoreUnavailable, open_media
 from service.runtime import (
     Database,
     Resight,
@@ -29,7 +30,7 @@ def examine(settings: Settings, *, fix: bool = False, deep: bool = False) -> lis
     """Looks at everything that can be looked at; a failure ends only what depends on it.
 
     `fix` embeds what lacks a vector and removes what interrupted additions left behind. `deep`
-    reads every photo and compares its SHA-256.
+    reads every photo and compares its SHA-256; with `fix` damaged files are put aside.
     """
     findings = [_disk(settings.data_dir)]
     try:
@@ -42,16 +43,16 @@ def examine(settings: Settings, *, fix: bool = False, deep: bool = False) -> lis
         return [*findings, Finding("database", "wrong", f"it does not answer: {reason}", step)]
     try:
         # Before the service's own parts are opened: they would mend a snapshot unseen.
+        store = open_media(settings.media_dir, settings.media_url, sessions=database.sessions)
         installation = Installation(
-            database.engine,
-            open_media(settings.media_dir, settings.media_url, sessions=database.sessions),
-            settings.models_dir,
-            settings.snapshots_dir,
+            database.engine, store, settings.models_dir, settings.snapshots_dir
         )
         if fix:
-            _mend(settings, database, installation.store)
+            _mend(settings, database, store, deep=deep)
         findings += diagnose(installation, deep=deep)
         findings.append(_keys(settings, database))
+    except MediaError as error:
+        return [*findings, Finding("photos", "wrong", error.detail)]
     finally:
         database.engine.dispose()
     resight = open_resight(settings)
@@ -62,9 +63,12 @@ def examine(settings: Settings, *, fix: bool = False, deep: bool = False) -> lis
     return findings
 
 
-def _mend(settings: Settings, database: Database, store: MediaStore) -> None:
-    sweep(database.sessions, store)
-    Worker(settings, database, tell=lambda _: None).complete()
+def _mend(settings: Settings, database: Database, store: MediaStore, *, deep: bool) -> None:
+    with suppress(StoreUnavailable):  # it is a finding by itself
+        sweep(database.sessions, store)
+        if deep:
+            set_aside_damaged(database.sessions, store)
+        Worker(settings, database, tell=lambda _: None).complete()
 
 
 def _disk(data_dir: Path) -> Finding:
