@@ -25,6 +25,7 @@ from db.types import JobKind, JobState, SnapshotState
 from indexer.embed import EmbeddedPhotos, embed_photos
 from indexer.evaluate import Ranks, leave_one_encounter_out
 from indexer.follow import EmbedderOf, Follower, item_failures
+from indexer.head import FitHeadHandler, HeadOf
 from indexer.ingest import ImportProgress, run_import
 from indexer.jobs import ChunkContext, JobFailed, JobHandler, Plan, Tick, Unable
 from indexer.layouts import ImportPlan, ImportPlanError, plan_import
@@ -58,6 +59,7 @@ class Means:
     snapshots: SnapshotStore
     exports_dir: Path
     embedder_of: EmbedderOf
+    head_of: HeadOf
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
 
@@ -67,6 +69,7 @@ def handlers(means: Means) -> list[JobHandler]:
         EmbedMissing(means),
         ReindexHandler(means.store, means.snapshots, means.embedder_of),
         BuildSnapshot(means),
+        FitHeadHandler(means.head_of),
         ImportPhotos(means),
         Evaluate(),
         Export(means),

@@ -22,7 +22,7 @@ from indexer.jobs import JobRunner
 from indexer.media import open_media
 from indexer.snapshot import SnapshotStore
 from indexer.waker import Waker, prune
-from models.bundles import load_embedder
+from models.bundles import load_embedder, load_head
 from models.preprocess import DecodeLimits
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class Worker:
             snapshots=SnapshotStore(settings.snapshots_dir),
             exports_dir=settings.exports_dir,
             embedder_of=self.embedders,
+            head_of=lambda fingerprint: load_head(settings.models_dir, fingerprint),
             limits=limits,
         )
         self._ticks = ticks(means)

@@ -44,7 +44,12 @@ def space(place: Catalogue, embedder: TinyEmbedder) -> SpaceRow:
 
 def _means(place: Catalogue) -> Means:
     return Means(
-        place.sessions, place.store, place.snapshots, place.root / "exports", place.embedder_of
+        sessions=place.sessions,
+        store=place.store,
+        snapshots=place.snapshots,
+        exports_dir=place.root / "exports",
+        embedder_of=place.embedder_of,
+        head_of=lambda _: None,
     )
 
 
@@ -73,6 +78,7 @@ def test_every_kind_of_job_has_one_handler(place: Catalogue) -> None:
     assert set(kinds) >= {
         JobKind.EMBED_MISSING,
         JobKind.REINDEX,
+        JobKind.FIT_HEAD,
         JobKind.BUILD_SNAPSHOT,
         JobKind.IMPORT,
         JobKind.EVALUATE,
