@@ -15,8 +15,15 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.queries import catalogue, embeddings, records
 from db.session import make_engine
 from indexer import doctor
-from indexer.doctor import LEFTOVER_AGE_S, Finding, Installation, diagnose, sweep
-from indexer.ingest import add_photos
+from indexer.doctor import (
+    LEFTOVER_AGE_S,
+    Finding,
+    Installation,
+    diagnose,
+    set_aside_damaged,
+    sweep,
+)
+from indexer.ingest import add_photos, plan_import, run_import
 from indexer.media import MediaStore
 from indexer.snapshot import SnapshotStore
 from models.bundles import Installed, Problem
@@ -127,6 +134,28 @@ def test_lost_and_damaged_photos_are_serious(
     assert third[:12] in finding.detail
     assert first[:12] not in finding.detail
     assert finding.next_step is not None
+
+
+def test_damaged_photos_are_put_aside_and_an_import_puts_them_back(
+    installation: Installation, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Promise 9: the photo with a flipped bit is taken out of use, that photo only."""
+    store = installation.store
+    sha256s = add(sessions, store, 3)
+    data = bytearray(store.read(sha256s[1]))
+    data[50] ^= 1
+    store.path(sha256s[1]).write_bytes(data)
+    assert set_aside_damaged(sessions, store) == [sha256s[1]]
+    assert set_aside_damaged(sessions, store) == []
+    assert [store.has(sha256) for sha256 in sha256s] == [True, False, True]
+    assert (store.root / "damaged" / sha256s[1]).read_bytes() == data
+    data[50] ^= 1
+    source = tmp_path / "again" / "somebody" / "1.jpg"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(data)
+    run_import(sessions, store, plan_import(tmp_path / "again"))
+    assert [store.verify(sha256) for sha256 in sha256s] == [True, True, True]
+    assert wrong(diagnose(installation, deep=True)) == []
 
 
 def test_photos_without_a_row_are_harmless_and_can_be_swept(
