@@ -37,11 +37,13 @@ class Exit(IntEnum):
 
 EXIT_MEANING = {
     Exit.OK: "done",
-    Exit.FAILED: "failed; one sentence on standard error says why and what to do next",
+    Exit.FAILED: "failed; one sentence on standard error says why and what to do next; "
+    "`--watch`, `jobs watch`: a job failed or was cancelled",
     Exit.USAGE: "the command line or a setting is wrong",
     Exit.REJECTED: "`identify`, `predict`, `verify`: the gate rejected the photo",
     Exit.ABSTAINED: "`verify`: the gate could not judge the photo",
-    Exit.PARTIAL: "with `--strict`: finished, but some photos were left out",
+    Exit.PARTIAL: "with `--strict`: finished, but some photos were left out; "
+    "`--watch`, `jobs watch`: done, but some items failed",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
 }
 

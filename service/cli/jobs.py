@@ -79,6 +79,46 @@ def list_jobs(
         err.print(f"more than {limit}: raise --limit")
 
 
+@jobs.command("start")
+def start_job(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="embed_missing, build_snapshot, build_ann, fit_head, evaluate or export.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="A space by its name.", show_default="the one in use")
+    ] = None,
+    what: Annotated[str, typer.Option(help="For export: catalogue or queries.")] = "catalogue",
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Follow it with a progress bar until it ends.")
+    ] = False,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Ask for a job; a worker does it. A re-index has a command of its own."""
+    from pydantic import ValidationError
+
+    from service import steering
+    from service.job_schemas import StartJobBody, job_out
+
+    try:
+        body = StartJobBody.model_validate({"kind": kind, "model": model, "what": what})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Stop(f"{first['loc'][0]}={first['input']!r}: {first['msg']}.", Exit.USAGE) from None
+    with opened_database(settings_from(data_dir)) as sessions:
+        row = steering.start(sessions, body, "local")
+        if as_json:
+            print_json(job_out(row).model_dump(mode="json"))
+        else:
+            err.print(f"The job {row.id} waits for a worker.")
+        ended = watch(sessions, row.id) if follow else []
+    end_as(ended)
+
+
 @jobs.command("show")
 def show_job(job: JobId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """One job: its state, how far it is, what failed in it and why."""
