@@ -64,9 +64,10 @@ class Embedders:
         BundleError: no bundle of this space is installed here, or it is broken.
         """
         if fingerprint not in self._loaded:
+            loaded = self._load(fingerprint)  # first: one that is not here displaces no other
             while len(self._loaded) >= self._most:
                 self._forget(min(self._loaded, key=self._asked.__getitem__))
-            self._loaded[fingerprint] = self._load(fingerprint)
+            self._loaded[fingerprint] = loaded
         self._asked[fingerprint] = time.monotonic()
         return _Counted(self, self._loaded[fingerprint])
 
