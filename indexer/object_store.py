@@ -19,7 +19,6 @@ from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
     InvalidPathError,
-    NotSupportedError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
@@ -143,7 +142,7 @@ class ObjectOriginals:
         with translated(self._place):
             try:
                 self._store.put(key, data, mode="create", use_multipart=False)
-            except (AlreadyExistsError, NotSupportedError):
+            except (AlreadyExistsError, NotImplementedError):
                 there = self._head(key)
                 if there is None or there["size"] != len(data) or not _is_young(there):
                     self._store.put(key, data, use_multipart=False)

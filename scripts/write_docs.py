@@ -9,6 +9,7 @@ python scripts/write_docs.py --check    # exit 1 and name those that are out of 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,7 +237,8 @@ def settings_page() -> str:
 
     rows = []
     for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else f"`{field.default}`"
+        plain = json.dumps(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if field.default in (None, ()) else f"`{plain}`"
         rows.append(f"| `RESIGHT_{name.upper()}` | {default} | {cell(field.description)} |\n")
     return SETTINGS_HEAD + "".join(rows)
 

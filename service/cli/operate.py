@@ -249,7 +249,10 @@ def stop_database(data_dir: DataDir = None) -> None:
 def doctor(
     fix: Annotated[
         bool,
-        typer.Option("--fix", help="Embed what lacks a vector, remove half-written files."),
+        typer.Option(
+            "--fix",
+            help="Embed what lacks a vector, remove leftovers; with --deep put damaged ones aside.",
+        ),
     ] = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every photo and compare its checksum.")

@@ -69,7 +69,7 @@ def _no_past(key: str) -> None:
 
 
 FOLDERS = ("folder", "folder elsewhere")
-OBJECTS = ("obstore local", "s3")
+OBJECTS = ("obstore local", "s3", "s3 without conditions")
 
 
 @pytest.fixture(params=[*FOLDERS, *OBJECTS, "obstore memory"])
@@ -108,6 +108,9 @@ def _opened(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     elif kind == "obstore memory":
         yield _over(media, MemoryStore(), _no_past)
     else:
+        if kind == "s3 without conditions":
+            monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+            monkeypatch.setenv("AWS_CHECKSUM_ALGORITHM", "sha256")
         with s3.serving() as bucket:
             for name, value in bucket.environment.items():
                 monkeypatch.setenv(name, value)
