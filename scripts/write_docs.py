@@ -64,7 +64,7 @@ Authorization: Bearer rs_…
 | viewer | read individuals, photos, stored queries, exports |
 | reviewer | identify and search as well |
 | curator | add individuals and photos as well |
-| admin | everything |
+| admin | everything: jobs, re-indexing, exports as files |
 
 A browser may send the key as the password of HTTP Basic, with any user name. `/health` and `/ready` are open to all;
 `/metrics` and `/openapi.json` follow `RESIGHT_PUBLIC_DOCS`. Requests under a foreign `Host` (421) and writing requests from a page of
@@ -143,6 +143,40 @@ taken is 409, whatever its case; so is a photo that shows another individual alr
 
 `GET /v1/media/{id}` gives the bytes as received, as a download; `/v1/media/{id}/thumbnail?size=` and
 `/v1/annotations/{id}/crop?size=` give upright JPEGs without metadata.
+
+## Jobs
+
+```
+curl -H 'Content-Type: application/json' -d '{"kind": "evaluate"}' http://127.0.0.1:8000/v1/jobs
+curl -N http://127.0.0.1:8000/v1/jobs/JOB/events
+```
+
+Work that takes longer than a request. Starting answers 202 with `Location` and `Retry-After`; a second job that would do the same is
+409, with the first one in `job` and `Location`. Reading needs the role viewer, everything else admin, and is audited.
+
+| member | meaning |
+|---|---|
+| `kind` | `embed_missing`, `build_snapshot`, `build_ann`, `fit_head`, `evaluate`, `export`; `reindex` and `import` are started elsewhere |
+| `state` | `queued`, `running`, `paused`, `cancelling`, `cancelled`, `failed`, `done` |
+| `progress` | `done`, `failed`, `total`, `rate` (items/s), `eta_s`; null where there is nothing to tell yet |
+| `error`, `result` | why it failed as a whole; what it found or made |
+| `links` | itself, its `failures`, its `events`, and the `run` of a re-index |
+
+`done` with `progress.failed` above zero is done with that many failures; `failures` names each item with its reason, and `retry`
+runs those alone. `pause`, `resume` and `cancel` stop within one chunk; a cancelled job can be resumed.
+
+`…/events` are server-sent events: `job` with the job's JSON whenever it changes, a comment every 15 seconds of silence, `end` when the job has
+ended, `problem` when the service cannot look any more. `/v1/jobs/events` follows all jobs and has no end.
+
+## Re-indexing
+
+```
+curl -H 'Content-Type: application/json' -d '{"model": "effb4-arcface-v2"}' http://127.0.0.1:8000/v1/reindex
+```
+
+202 with the run; what it does and how to read its report is in [Moving a catalogue to another model](reindexing.md).
+`POST /v1/reindex/{id}/activate` switches; it is 422 while a photo lacks its vector or the report is below the limits, with all reasons in
+`errors`, unless the body says `{"force": true}`. `POST /v1/reindex/rollback` returns to the model before, `…/abandon` gives a run up.
 
 ## For older clients
 
