@@ -23,6 +23,8 @@ from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode
 
 _DECODERS: Final = 1
 """Decoding runs beside inference, which uses the other cores itself."""
+_REMOTE_DECODERS: Final = 4
+"""Who reads over a network waits more than it decodes."""
 _CHUNKS_AHEAD: Final = 2
 _BROKEN_MIN: Final = 4
 """Fewer photos than this may all be bad by chance; from here on the embedder is to blame."""
@@ -133,7 +135,7 @@ def embed_missing(
             return embeddings.missing(session, model_id, limit=batch, after_id=after_id)
 
     limits = limits or DecodeLimits()
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+    with _loaders(store) as pool:
         for chunk in _loaded_ahead(pool, _pages(fetch), store, embedder, limits):
             photos = _embed_chunk(embedder, chunk)
             with sessions.begin() as session:
@@ -211,7 +213,7 @@ def embed_photos(
     """
     done: list[EmbeddedPhotos] = []
     pages = (wanted[start : start + batch] for start in range(0, len(wanted), batch))
-    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode") as pool:
+    with _loaders(store) as pool:
         for chunk in _loaded_ahead(pool, pages, store, embedder, limits or DecodeLimits()):
             if stopping():
                 return None
@@ -221,6 +223,11 @@ def embed_photos(
         np.concatenate([np.zeros((0, embedder.spec.dim), np.float32)] + [p.vectors for p in done]),
         tuple(one for photos in done for one in photos.failed),
     )
+
+
+def _loaders(store: MediaStore) -> ThreadPoolExecutor:
+    count = _DECODERS if store.is_local else _REMOTE_DECODERS
+    return ThreadPoolExecutor(count, thread_name_prefix="decode")
 
 
 def _check_space(session: Session, embedder: Embedder, model_id: int) -> None:

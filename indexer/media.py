@@ -80,6 +80,11 @@ class MediaStore:
         """Where originals lie, for people."""
         return self._originals.place
 
+    @property
+    def is_local(self) -> bool:
+        """Whether originals are files, and reading one is no journey."""
+        return isinstance(self._originals, FolderOriginals)
+
     def put(self, data: bytes) -> str:
         """Store bytes and answer their SHA-256; on return they survive a power cut. Idempotent.
 

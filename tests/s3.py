@@ -1,7 +1,8 @@
 """A small S3 on loopback for tests: real HTTP, the subset that Resight uses, objects in memory.
 
 It does not check signatures. `fail` answers every request with that status, `objects` may be read
-and spoiled by a test, `requests` counts what was asked for by method.
+and spoiled by a test, `requests` counts what was asked for by method; with a `gate` a GET waits
+until so many are under way at once.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class S3:
     objects: dict[str, Stored] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     fail: int | None = None
+    gate: threading.Barrier | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -128,6 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
         if asked is None:
             return
         key, query = asked
+        if self.s3.gate is not None:
+            self.s3.gate.wait(10)
         if "list-type" in query:
             self.reply(200, _listing(self.s3, query).encode(), Content_Type="application/xml")
             return

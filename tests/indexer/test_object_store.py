@@ -16,10 +16,20 @@ from pathlib import Path
 import pytest
 from obstore.store import LocalStore, MemoryStore, ObjectStore
 from PIL import Image
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
+from db.queries import jobs
+from db.queries.embeddings import MissingAnnotation
+from db.queries.jobs import MAX_ATTEMPTS
+from db.types import JobState
+from indexer.embed import embed_photos
+from indexer.jobs import ChunkContext, JobRunner, start_job
 from indexer.media import MediaError, MediaStore, StoreUnavailable, open_media
 from indexer.object_store import ObjectOriginals, open_objects
 from tests import s3, zoo
+from tests.service.small import PixelEmbedder
+from tests.toy_jobs import ToyHandler, make_table, written
 
 DAY_S = 86_400.0
 
@@ -437,3 +447,66 @@ def test_what_the_environment_lacks_is_told(
         monkeypatch.delenv(name)
     with pytest.raises(StoreUnavailable, match="Account"):
         open_objects("az://container/prefix")
+
+
+# --- embedding from a store that is far away
+
+
+def _wanted(store: MediaStore, count: int) -> list[MissingAnnotation]:
+    return [
+        MissingAnnotation(number, number, store.put(zoo.photo(number)), None, 0)
+        for number in range(count)
+    ]
+
+
+def test_several_photos_travel_at_once_while_others_are_embedded(
+    bucket: s3.S3, tmp_path: Path
+) -> None:
+    store = open_media(tmp_path, "s3://photos/prefix")
+    wanted = _wanted(store, 8)
+    bucket.gate = threading.Barrier(4)
+    embedded = embed_photos(store, PixelEmbedder(), wanted, batch=4)
+    assert embedded is not None
+    assert embedded.annotations == tuple(wanted)
+    assert embedded.failed == ()
+
+
+def test_an_outage_fails_no_photo(bucket: s3.S3, tmp_path: Path) -> None:
+    """A photo that is gone fails alone; a store that is away says nothing about any photo."""
+    store = open_media(tmp_path, "s3://photos/prefix")
+    wanted = _wanted(store, 3)
+    del bucket.objects[f"prefix/{_key(wanted[1].sha256)}"]
+    embedded = embed_photos(store, PixelEmbedder(), wanted)
+    assert embedded is not None
+    assert [(one.annotation_id, one.code) for one in embedded.failed] == [(1, "media_missing")]
+    bucket.fail = 503
+    with pytest.raises(StoreUnavailable):
+        embed_photos(store, PixelEmbedder(), wanted)
+
+
+def test_a_job_waits_for_the_store_and_then_ends_well(
+    bucket: s3.S3, tmp_path: Path, sessions: sessionmaker[Session], engine: Engine
+) -> None:
+    """No attempt counts and nothing fails while the store is away; the job says why it waits."""
+    store = open_media(tmp_path, "s3://photos/prefix")
+    sha256 = store.put(zoo.photo())
+
+    class Reading(ToyHandler):
+        def work(self, chunk: ChunkContext) -> None:
+            store.read(sha256)
+            super().work(chunk)
+
+    make_table(engine)
+    job = start_job(sessions, kind=Reading.kind, params={"numbers": 8}, principal="anna")
+    bucket.fail = 503
+    for _ in range(MAX_ATTEMPTS + 1):
+        JobRunner(sessions, [Reading()], worker="w").run_until_idle()
+    with sessions() as session:
+        waiting = jobs.get_job(session, job.id)
+    assert (waiting.state, waiting.error_code) == (JobState.RUNNING, "store_unavailable")
+    bucket.fail = None
+    JobRunner(sessions, [Reading()], worker="w").run_until_idle()
+    with sessions() as session:
+        ended = jobs.get_job(session, job.id)
+    assert (ended.state, ended.done, ended.failed, ended.error_code) == (JobState.DONE, 8, 0, None)
+    assert written(engine) == list(range(8))
