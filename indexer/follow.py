@@ -23,6 +23,7 @@ from indexer.embed import EmbeddedPhotos, EmbedderBroken, embed_photos
 from indexer.media import MediaStore
 from models.embedder import Embedder
 from models.errors import BundleError
+from models.preprocess import DecodeLimits
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +58,11 @@ class Follower:
         embedder_of: EmbedderOf,
         *,
         batch: int = 16,
+        limits: DecodeLimits | None = None,
     ) -> None:
         self._sessions = sessions
         self._store = store
+        self._limits = limits
         self._embedder_of = embedder_of
         self._batch = batch
         self._failed: dict[int, set[str]] = {}
@@ -97,6 +100,7 @@ class Follower:
                 wanted,
                 batch=self._batch,
                 stopping=stopping,
+                limits=self._limits,
             )
             if photos is None:
                 return False

@@ -39,6 +39,7 @@ from indexer.switch import retire_model as retire_model
 from indexer.switch import rollback as rollback
 from indexer.switch import run_subject, space_detail
 from models.errors import BundleError
+from models.preprocess import DecodeLimits
 
 CHUNK: Final = 64
 """Annotations that a worker embeds before it commits."""
@@ -156,9 +157,11 @@ class ReindexHandler:
         *,
         chunk: int = CHUNK,
         batch: int = 16,
+        limits: DecodeLimits | None = None,
     ) -> None:
         self._store = store
         self._snapshots = snapshots
+        self._limits = limits
         self._embedder_of = embedder_of
         self._chunk = chunk
         self._batch = batch
@@ -213,7 +216,12 @@ class ReindexHandler:
         except BundleError as error:
             raise Unable(error.code, str(error)) from error
         photos = embed_photos(
-            self._store, embedder, wanted, batch=self._batch, stopping=chunk.stopping
+            self._store,
+            embedder,
+            wanted,
+            batch=self._batch,
+            stopping=chunk.stopping,
+            limits=self._limits,
         )
         if photos is None:
             return

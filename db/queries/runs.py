@@ -373,7 +373,7 @@ def note_failures(session: Session, run_id: UUID, failures: Sequence[ItemFailure
 
 def kept_spaces(session: Session) -> list[KeptSpace]:
     """The spaces that must stay complete: what slots search, candidates that are embedded, and the
-    spaces that a rollback returns to."""
+    spaces that a rollback returns to. One that an `embed_missing` job is at is left to the job."""
     rows = session.execute(
         text(
             "SELECT m.id, m.fingerprint,"
@@ -387,7 +387,10 @@ def kept_spaces(session: Session) -> list[KeptSpace]:
             "   AND r.state IN ('building', 'verifying', 'ready'))"
             "  OR EXISTS (SELECT FROM reindex_run r JOIN model_slot s ON s.name = r.slot"
             "   WHERE r.from_model_id = m.id AND r.state = 'active'"
-            "   AND s.model_id = r.to_model_id)) ORDER BY m.id"
+            "   AND s.model_id = r.to_model_id))"
+            " AND NOT EXISTS (SELECT FROM job j WHERE j.kind = 'embed_missing'"
+            "  AND j.state IN ('queued', 'running') AND j.params ->> 'model_id' = m.id::text)"
+            " ORDER BY m.id"
         )
     )
     return [KeptSpace(*row) for row in rows]
