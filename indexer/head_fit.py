@@ -3,6 +3,10 @@
 ArcFace (Deng et al. 2019): the cosine of a photo to its own row is replaced by cos(θ + m), all
 cosines are multiplied by s, and softmax with cross-entropy follows. Here the photos' vectors stay
 as they are and only the rows move. Full softmax: every row is a rival of every photo.
+
+All individuals weigh alike: a photo counts for less the more its individual has. Unweighted, rows
+of individuals with few photos are pushed aside by those with many, and are then answered less often
+than class means would answer them.
 """
 
 from __future__ import annotations
@@ -35,8 +39,8 @@ class FitOptions:
     An epoch has `steps` steps, or more where a batch would exceed `largest_batch` photos: that and
     the number of rows bound the memory. `learning_rate` is about the angle (radians) that a row
     turns in one step. `prior_photos`: a row is held at its individual's mean as if by so many
-    photos, so that few photos move it little. A row that is pulled by less than `still_photos` of
-    a photo hardly moves.
+    more of its photos, so that few photos move it little. A row that is pulled by less than
+    `still_photos` of a photo hardly moves.
     """
 
     scale: float = 30.0
@@ -45,8 +49,8 @@ class FitOptions:
     patience: int = 3
     steps: int = 24
     largest_batch: int = 2048
-    learning_rate: float = 0.015
-    prior_photos: float = 2.0
+    learning_rate: float = 0.02
+    prior_photos: float = 4.0
     still_photos: float = 0.02
     seed: int = 0
     threads: int = 2
@@ -124,15 +128,17 @@ def loss_and_pull(
     rows: Reals,
     vectors: Reals,
     labels: Codes,
+    weights: Reals,
     *,
     scale: float,
     margin: float,
     logits: Reals | None = None,
     pull: Reals | None = None,
 ) -> tuple[float, Reals]:
-    """(summed ArcFace loss, its gradient by the rows divided by `scale`, (C, D)), in "photos".
+    """(weighted sum of ArcFace losses, its gradient by the rows divided by `scale`, (C, D)).
 
-    rows (C, D) and vectors (n, D) of unit length and the same dtype, labels int64 (n,). The rows
+    rows (C, D) and vectors (n, D) of unit length, weights (n,), all of one dtype; labels int64
+    (n,). The gradient's unit is a photo: a photo of weight 1 pulls with 1 at most. The rows
     count as free vectors: project the gradient to stay on the sphere. `logits` (≥ n, C) and
     `pull` (C, D) are overwritten when given, so that a caller can use memory again.
     """
@@ -147,9 +153,10 @@ def loss_and_pull(
     odds[at] = value * vectors.dtype.type(scale)
     np.exp(odds, out=odds)  # at most exp(scale): no need to subtract the largest
     total = odds.sum(axis=1)
-    loss = float(np.sum(np.log(total.astype(np.float64)) - scale * value.astype(np.float64)))
+    losses = np.log(total.astype(np.float64)) - scale * value.astype(np.float64)
     odds[at] = (odds[at] - total) * slope
-    return loss, np.matmul(odds.T, vectors / total[:, None], out=pull)
+    loss = float(np.sum(weights * losses))
+    return loss, np.matmul(odds.T, vectors * (weights / total)[:, None], out=pull)
 
 
 class _Descent:
@@ -160,9 +167,16 @@ class _Descent:
     beta_2 = 0.99
 
     def __init__(
-        self, means: Floats, options: FitOptions, batch: int, pool: ThreadPoolExecutor
+        self,
+        means: Floats,
+        weights: Floats,
+        options: FitOptions,
+        batch: int,
+        pool: ThreadPoolExecutor,
     ) -> None:
+        """`weights` float32 (C,): that of each photo of a class."""
         self.rows = means.copy()
+        self._weights = weights
         self._means = means
         self._options = options
         self._pool = pool
@@ -199,6 +213,7 @@ class _Descent:
         return loss_and_pull(
             self.rows,
             *part,
+            self._weights[part[1]],
             scale=self._options.scale,
             margin=self._options.margin,
             logits=self._logits[worker],
@@ -210,7 +225,8 @@ class _Descent:
         pull = self._pulls[0][at]
         for other in self._pulls[1:parts]:
             pull += other[at]
-        pull -= np.float32(options.prior_photos * share_of_epoch) * self._means[at]
+        held = np.float32(options.prior_photos * share_of_epoch) * self._weights[at]
+        pull -= held[:, None] * self._means[at]
         pull -= np.einsum("ij,ij->i", pull, rows)[:, None] * rows
         momentum, square = self._momentum[at], self._square[at]
         momentum *= np.float32(self.beta_1)
@@ -223,20 +239,42 @@ class _Descent:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def judge(
-    rows: Floats, vectors: Floats, labels: Codes, scale: float, block: int = 512
-) -> tuple[float, float]:
-    """(top-1, mean loss without margin) of unit vectors (n, D), n ≥ 1: a tie is no success."""
-    right, loss = 0, 0.0
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """Of unit vectors (n, D): `right` bool (n,) whether the best row is their own, a tie is not;
+    `losses` float64 (n,) without margin, as the head is served."""
+
+    right: NDArray[np.bool_]
+    losses: NDArray[np.float64]
+
+    @property
+    def top_1(self) -> float:
+        return float(self.right.mean())
+
+    @property
+    def loss(self) -> float:
+        return float(self.losses.mean())
+
+    def beats(self, other: Judged) -> bool:
+        """Whether no fewer are named rightly, and the mean loss is lower by more than its standard
+        error: a difference that so many photos show by chance is none."""
+        gain = other.losses - self.losses
+        error = float(gain.std()) / math.sqrt(len(gain))
+        return self.top_1 >= other.top_1 and float(gain.mean()) > error
+
+
+def judge(rows: Floats, vectors: Floats, labels: Codes, scale: float, block: int = 512) -> Judged:
+    """How rows float32 (C, D) name unit vectors float32 (n, D), n ≥ 1, of labels int64 (n,)."""
+    right, losses = [], []
     for start in range(0, len(vectors), block):
         cosines = vectors[start : start + block] @ rows.T
         at = np.arange(len(cosines)), labels[start : start + block]
         own = cosines[at].copy()
         total = np.exp(np.float32(scale) * cosines).sum(axis=1, dtype=np.float64)
-        loss += float(np.sum(np.log(total) - scale * own.astype(np.float64)))
+        losses.append(np.log(total) - scale * own.astype(np.float64))
         cosines[at] = -2.0
-        right += int(np.sum(cosines.max(axis=1) < own))
-    return right / len(vectors), loss / len(vectors)
+        right.append(cosines.max(axis=1) < own)
+    return Judged(np.concatenate(right), np.concatenate(losses))
 
 
 def fit_rows(
@@ -253,31 +291,51 @@ def fit_rows(
 
     Starts from the class means. With `stop` (vectors, labels of other encounters) the rows of the
     best epoch are kept, and `patience` epochs without a better one end the fit: the lowest loss
-    among those whose top-1 is not below that of the means (epoch 0). Without, all epochs are run
-    and the last is kept.
+    among those whose top-1 is not below that of the means (epoch 0). If that one does not beat the
+    means (`Judged.beats`), the means are kept. Without, all epochs are run and the last is kept.
 
     Raises:
         FitStopped: `stopping` answered True; it is asked before every batch.
         ValueError: a class has no vector.
     """
-    means, _ = class_means(vectors, labels, classes)
+    means, counts = class_means(vectors, labels, classes)
+    weights = (len(labels) / (classes * counts)).astype(np.float32)
     rng = np.random.default_rng(options.seed)
-    epochs = [_epoch(0, None, means, stop, options)]
+    at_means = _judge(means, stop, options)
+    epochs = [_epoch(0, None, at_means)]
     tell(epochs[0])
-    best_rows, best = means, 0
+    best = _Best(means, 0, at_means)
     with ThreadPoolExecutor(options.threads, thread_name_prefix="fit") as pool:
         batch = options.batch(len(vectors))
-        descent = _Descent(means, options, batch, pool)
+        descent = _Descent(means, weights, options, batch, pool)
         for number in range(1, options.epochs + 1):
             order = rng.permutation(len(vectors))
             loss = _pass(descent, vectors, labels, order, batch, stopping)
-            epochs.append(_epoch(number, loss, descent.rows, stop, options))
+            judged = _judge(descent.rows, stop, options)
+            epochs.append(_epoch(number, loss, judged))
             tell(epochs[-1])
-            if stop is None or _rank(epochs[-1], epochs[0]) > _rank(epochs[best], epochs[0]):
-                best_rows, best = descent.rows.copy(), number
-            elif number - best >= options.patience:
+            if _is_better(judged, best.judged, at_means):
+                best = _Best(descent.rows.copy(), number, judged)
+            elif number - best.number >= options.patience:
                 break
-    return Fitted(best_rows, best, tuple(epochs))
+    if best.judged is not None and at_means is not None and not best.judged.beats(at_means):
+        best = _Best(means, 0, at_means)
+    return Fitted(best.rows, best.number, tuple(epochs))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Best:
+    rows: Floats
+    number: int
+    judged: Judged | None
+
+
+def _is_better(judged: Judged | None, best: Judged | None, means: Judged | None) -> bool:
+    """By the loss, which many photos move a little, among those that name no fewer than the means;
+    without anything to judge by, later is better."""
+    if judged is None or best is None or means is None:
+        return True
+    return judged.top_1 >= means.top_1 and judged.loss < best.loss
 
 
 def _pass(
@@ -297,18 +355,11 @@ def _pass(
     return loss / len(order)
 
 
-def _epoch(
-    number: int,
-    loss: float | None,
-    rows: Floats,
-    stop: tuple[Floats, Codes] | None,
-    options: FitOptions,
-) -> Epoch:
-    if stop is None or not len(stop[0]):
+def _judge(rows: Floats, stop: tuple[Floats, Codes] | None, options: FitOptions) -> Judged | None:
+    return None if stop is None else judge(rows, *stop, options.scale)
+
+
+def _epoch(number: int, loss: float | None, judged: Judged | None) -> Epoch:
+    if judged is None:
         return Epoch(number, loss, None, None)
-    return Epoch(number, loss, *judge(rows, *stop, options.scale))
-
-
-def _rank(epoch: Epoch, means: Epoch) -> tuple[bool, float]:
-    """What counts is the loss, which many photos move a little, of epochs that name no fewer."""
-    return (epoch.top_1 or 0.0) >= (means.top_1 or 0.0), -(epoch.stop_loss or 0.0)
+    return Epoch(number, loss, judged.top_1, judged.loss)
