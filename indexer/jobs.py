@@ -288,6 +288,7 @@ class JobRunner:
         self._idle = True
         self._unable: dict[UUID, float] = {}
         self._given_up: list[ChunkRow] = []
+        self._outage_was: str | None = None
 
     def wake(self) -> None:
         """Look for work now; any thread may call this."""
@@ -425,9 +426,13 @@ class JobRunner:
         if self._given_up:
             with self._sessions.begin() as session:
                 for row in self._given_up:
-                    jobs.release_chunk(session, row)
+                    released = jobs.release_chunk(session, row)
+                    if released and self._outage_was is not None:
+                        jobs.note_trouble(
+                            session, row.job_id, code="outage", detail=self._outage_was
+                        )
                 jobs.settle(session)
-            self._given_up = []
+            self._given_up, self._outage_was = [], None
 
     def _note_unable(self, job: JobRow, unable: Unable | StoreUnavailable) -> None:
         self._tell(f"the {job.kind} job {job.id} is left to another worker: {unable.detail}")
@@ -445,7 +450,8 @@ class JobRunner:
 
     def _outage(self, error: Exception) -> None:
         away = "store of photos" if isinstance(error, StoreUnavailable) else "database"
-        self._tell(f"The {away} does not answer ({_sentence(error)}); trying again.")
+        self._outage_was = f"The {away} does not answer ({_sentence(error)}); trying again."
+        self._tell(self._outage_was)
         self._stop.wait(OUTAGE_S)
         if self._revive is not None and not self._stop.is_set():
             try:

@@ -412,6 +412,28 @@ def test_an_outage_ends_no_runner_and_the_database_is_revived(sessions: Sessions
         wait_for(lambda: _job(sessions, job.id).state == JobState.DONE)
 
 
+def test_an_outage_in_the_middle_is_shown_on_the_job_and_counts_as_no_attempt(
+    engine: Engine, sessions: Sessions
+) -> None:
+    gone = OperationalError("SELECT", {}, psycopg.OperationalError("out of shared memory"))
+    refusing = _Refusing(gone, times=jobs.MAX_ATTEMPTS + 2)
+    job = _start(sessions, numbers=4)
+    shown: set[str | None] = set()
+
+    runner = _runner(sessions, refusing, revive=lambda: shown.add(_error(sessions)))
+    with _running(runner):
+        wait_for(lambda: _job(sessions, job.id).ended)
+    assert _job(sessions, job.id).error is None
+    assert _job(sessions, job.id).state == JobState.DONE
+    assert any("out of shared memory" in (error or "") for error in shown)
+    assert written(engine) == [0, 1, 2, 3]
+
+
+def _error(sessions: Sessions) -> str | None:
+    with sessions() as session:
+        return jobs.list_jobs(session).items[0].error
+
+
 # ---------------------------------------------------------------- being woken
 
 
