@@ -46,17 +46,23 @@ def require_allowed(uri: str, prefixes: Sequence[str]) -> None:
     if scheme not in SCHEMES:
         known = ", ".join(f"{one}://" for one in SCHEMES)
         raise MediaError("bad_location", f"Photos can be left at {known}, not at {scheme}://.")
+    listed = ", ".join(prefixes) or "nothing"
     if scheme == "file":
-        uri = file_of(uri).resolve().as_uri()
+        uri = _resolved(uri)
+        prefixes = [_resolved(prefix) for prefix in prefixes if prefix.startswith("file:")]
     elif ".." in uri.split("/"):
         raise MediaError("bad_location", f"{uri} leads upwards by `..`; give the place itself.")
     if not any(uri == prefix or uri.startswith(_closed(prefix)) for prefix in prefixes):
-        listed = ", ".join(prefixes) or "nothing"
         raise MediaError(
             "bad_location",
             f"Photos at {uri} may not be imported: RESIGHT_IMPORT_PREFIXES allows {listed}. "
             f"Add the bucket or folder there if it is trusted.",
         )
+
+
+def _resolved(uri: str) -> str:
+    """Behind links, so that none leads out of what is allowed."""
+    return file_of(uri).resolve().as_uri()
 
 
 def _closed(prefix: str) -> str:

@@ -250,6 +250,8 @@ def test_a_link_does_not_lead_out_of_what_is_allowed(tmp_path: Path) -> None:
     (allowed / "way out").symlink_to(secret)
     with pytest.raises(MediaError, match="IMPORT_PREFIXES"):
         plan_uri((allowed / "way out").as_uri(), allowed=(allowed.as_uri(),))
+    (tmp_path / "link").symlink_to(secret)
+    assert plan_uri(secret.as_uri(), allowed=((tmp_path / "link").as_uri(),)).total == 12
 
 
 # --- what goes wrong
