@@ -7,6 +7,8 @@ is the same whatever the backend, and a search that cannot run to its end is an 
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +26,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.deadline import DeadlineExceeded, deadline
 from db.errors import NotFound
 from db.queries import embeddings
+from db.queries.ann import usable_ann
 from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
 from db.queries.search import LeftOut, left_out
+from indexer import ann
 from indexer.live import View
 from indexer.shelf import Counted, Loading, Memory, Shelf, Snapshots, Source
 from indexer.true_matches import Histogram as Histogram
@@ -34,6 +38,8 @@ from indexer.true_matches import TrueMatchDistribution as TrueMatchDistribution
 from indexer.true_matches import TrueMatches
 from indexer.vector_index.pgvector import PgVectorIndex
 from indexer.vector_index.protocol import NO_IDS, Ids, Part, Settled, Vectors, settle, unit_rows
+
+log = logging.getLogger(__name__)
 
 Backend = Literal["faiss", "exact", "pgvector"]
 
@@ -46,6 +52,7 @@ NEAR_DUPLICATE_COSINE = 0.95
 """A re-encoded or resized copy keeps its 64-bit difference hash up to a few bits, but so do two
 photos of an empty sea. A copy also embeds almost to the same vector; both must hold."""
 
+_REPAIR_S = 30.0
 _FIRST_BATCH = 128
 _BATCH_GROWTH = 8
 _FIRST_LABELS = 48
@@ -118,8 +125,9 @@ class Excluded:
 class Receipt:
     """What was searched. `mode` is `exact` where the answer is that of comparing with every row,
     and `ann` where an approximate index chose the rows. `eligible` annotations have a vector, an
-    individual and pass the filters; `scanned` vectors were compared with; `delta` of the space's are newer than its `snapshot`
-    (None: the space is small and lives in memory, or is scanned by PostgreSQL)."""
+    individual and pass the filters; `scanned` vectors were compared with; `delta` of the space's
+    are newer than its `snapshot`, or than the index (None: the space is small and lives in memory,
+    or PostgreSQL scans it)."""
 
     mode: Literal["exact", "ann"]
     eligible: int
@@ -171,6 +179,10 @@ class Searcher:
         self._measuring = ThreadPoolExecutor(1, thread_name_prefix="searcher-measure")
         self._shelf = Shelf(sessions, _source(backend, snapshots_dir), self._loading)
         self._true_matches = TrueMatches(sessions, self._measuring, self._view)
+        self._repairing = ThreadPoolExecutor(1, thread_name_prefix="searcher-repair")
+        self._closing = threading.Event()
+        self._repair_lock = threading.Lock()
+        self._repair_at = 0.0
 
     def ensure(self, fingerprint: str) -> None:
         """Load the space, building its snapshot if there is none that can be trusted; blocks.
@@ -182,6 +194,8 @@ class Searcher:
         with _failures(), self._sessions() as session:
             space = _space_of(session, fingerprint)
             self._shelf.live(space, timeout_s=None)
+        if self._backend == "pgvector":
+            self._repair_soon()
         self._true_matches.measure_soon(space)
 
     def refresh(self, fingerprint: str | None = None) -> None:
@@ -263,7 +277,9 @@ class Searcher:
         return SearcherStatus(True, None, space.fingerprint, view.snapshot, view.size, view.delta)
 
     def close(self) -> None:
-        """Ends the background work; a build under way is finished first."""
+        """Ends the background work; a snapshot under way is finished first."""
+        self._closing.set()
+        self._repairing.shutdown(wait=True, cancel_futures=True)
         self._measuring.shutdown(wait=True, cancel_futures=True)
         self._loading.shutdown(wait=True, cancel_futures=True)
 
@@ -277,9 +293,35 @@ class Searcher:
             self._shelf.release(space.fingerprint)
             raise WrongSpace(problem.detail) from problem
         if self._backend == "pgvector":
-            index = PgVectorIndex(session, space.id, space.dim, view.size)
-            return View((Part(index),), view.size, view.eligible, 0, None)
+            return self._in_postgres(session, space, view)
         return view
+
+    def _in_postgres(self, session: Session, space: SpaceRow, view: View) -> View:
+        published = usable_ann(session, space.id)
+        if published is None:
+            self._repair_soon()
+        use = ann.use_of(published, view.size)
+        snapshot = str(published.id) if published is not None and use is not None else None
+        index = PgVectorIndex(session, space.id, space.dim, view.size, use)
+        return View((Part(index),), view.size, view.eligible, 0, snapshot)
+
+    def _repair_soon(self) -> None:
+        """Look, at most every half minute, for an index that a crash left broken."""
+        now = time.monotonic()
+        with self._repair_lock:
+            if now < self._repair_at or self._closing.is_set():
+                return
+            self._repair_at = now + _REPAIR_S
+            self._repairing.submit(self._repair)
+
+    def _repair(self) -> None:
+        try:
+            ann.repair(self._sessions, self._closing.is_set)
+        except ann.Stopped:
+            pass
+        except Exception as problem:
+            # Nobody waits for this: the next search without an index asks for it again.
+            log.warning("A broken index could not be built again: %s", problem)
 
 
 def _source(backend: Backend, snapshots_dir: Path) -> Source:

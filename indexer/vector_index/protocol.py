@@ -27,12 +27,14 @@ class Candidates:
     """The m best rows of an index for each of P queries, by the index's own scores.
 
     `ids` int64 (P, m) and `scores` float32 (P, m), ordered by score descending, then id ascending.
-    No score is further than `max_error` from the cosine.
+    No score is further than `max_error` from the cosine. `approximate`: rows that are left out may
+    score higher than those given; how often, only a measurement tells.
     """
 
     ids: Ids
     scores: Scores
     max_error: float
+    approximate: bool = False
 
 
 class VectorIndex(Protocol):
@@ -68,14 +70,15 @@ class Settled:
     """Annotations in their exact order: best cosine descending, then id ascending.
 
     `ids` int64 (m,), `best` float32 (m,) the highest cosine over the queries, `cosines` float32
-    (m, P). Complete above `level`: no other row has a best cosine greater than it. With every row
-    present `level` is minus infinity.
+    (m, P). Complete above `level`: no other row has a best cosine greater than it, unless a part
+    was `approximate` about it. With every row present `level` is minus infinity.
     """
 
     ids: Ids
     best: Scores
     cosines: Scores
     level: float
+    approximate: bool = False
 
     @property
     def exhausted(self) -> bool:
@@ -155,8 +158,10 @@ def settle(parts: Sequence[Part], queries: Vectors, n: int, allowed: Ids | None 
     if not len(queries) or n < 1:
         raise ValueError(f"a search has at least 1 query and n >= 1, got {len(queries)} and {n}")
     ids, cosines, level = [NO_IDS], [np.zeros((0, len(queries)), np.float32)], -np.inf
+    approximate = False
     for part in parts:
         found = part.index.candidates(queries, n, allowed)
+        approximate = approximate or found.approximate
         if found.ids.shape[1] >= n:
             level = max(level, float(found.scores[:, -1].max()) + found.max_error)
         unique = np.unique(found.ids)
@@ -168,7 +173,7 @@ def settle(parts: Sequence[Part], queries: Vectors, n: int, allowed: Ids | None 
     all_ids, all_cosines = np.concatenate(ids), np.concatenate(cosines)
     best = all_cosines.max(axis=1, initial=-np.inf)
     order = best_first(all_ids, best)
-    return Settled(all_ids[order], best[order], all_cosines[order], level)
+    return Settled(all_ids[order], best[order], all_cosines[order], level, approximate)
 
 
 def nearest(
