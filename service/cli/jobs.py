@@ -219,9 +219,7 @@ class _Bars:
         failed = f", {row.failed:,} failed" if row.failed else ""
         self._progress.update(
             self._tasks[row.id],
-            description=escape(
-                f"{row.kind} {_state(row)}" + (f" ({row.stage})" if row.stage else "")
-            ),
+            description=escape(f"{row.kind} {_state(row)}{_stage(row)}"),
             completed=row.done + row.failed,
             total=row.total,
             counts=f"{row.done + row.failed:,}/{total}{failed}",
@@ -304,7 +302,7 @@ def show(row: JobRow) -> None:
     out.print(f"[bold]{row.kind}[/]  {row.id}")
     total = "?" if row.total is None else f"{row.total:,}"
     lines = {
-        "state": _state(row) + (f" ({row.stage})" if row.stage else ""),
+        "state": _state(row) + _stage(row),
         "progress": f"{row.done:,} of {total} done, {row.failed:,} failed"
         + (f", {_pace(row)}" if _pace(row) else ""),
         "started by": row.requested_by,
@@ -316,7 +314,8 @@ def show(row: JobRow) -> None:
         if value:
             out.print(f"  {name:<14}{escape(str(value))}")
     for name, value in (row.result or {}).items():
-        if not isinstance(value, dict | list):
+        # The other two are in the lines above.
+        if not isinstance(value, dict | list) and name not in ("failed", "run_id"):
             out.print(f"  {name:<14}{escape(str(value))}")
 
 
@@ -340,6 +339,10 @@ def end_as(ended: list[JobRow]) -> None:
         raise typer.Exit(Exit.FAILED)
     if any(row.failed for row in ended):
         raise typer.Exit(Exit.PARTIAL)
+
+
+def _stage(row: JobRow) -> str:
+    return f" ({row.stage})" if row.stage and not row.ended else ""
 
 
 def _state(row: JobRow) -> str:

@@ -242,9 +242,10 @@ def _actions(job: JobOut) -> tuple[tuple[str, str], ...]:
         actions.append(("resume", "Resume"))
     if job.state in ("queued", "running", "paused"):
         actions.append(("cancel", "Cancel"))
-    if job.state == "failed" or (job.state == "done" and job.progress.failed):
-        failed = job.progress.failed
-        actions.append(("retry", f"Retry {failed:,} failed" if failed else "Try again"))
+    if job.state == "failed":
+        actions.append(("retry", "Try again"))
+    elif job.state == "done" and job.progress.failed:
+        actions.append(("retry", f"Retry {job.progress.failed:,} failed"))
     return tuple(actions)
 
 

@@ -147,14 +147,14 @@ def _choices(run: RunOut, old_name: str, refused: bool) -> tuple[tuple[Choice, .
     abandon = Choice("abandon", "Abandon", f"{url}/abandon")
     if run.state == "ready":
         switch = Choice("activate", f"Switch to {run.to_space.name}", f"{url}/activate", main=True)
-        note = "Takes effect with the next request, everywhere, and can be rolled back."
+        note = "Services follow within seconds and answer all the while; the way back stays open."
         if not refused:
             return (switch, abandon), note
         force = Choice("force", "Switch anyway", f"{url}/activate", fields=(("force", "on"),))
         return (switch, force, abandon), "“Switch anyway” is written into the audit trail."
     if run.state == "active" and run.from_space and run.from_space.kept:
         back = Choice("rollback", f"Roll back to {old_name}", f"{url}/rollback")
-        return (back,), "Takes effect with the next request; nothing is computed again."
+        return (back,), "Services follow within seconds; nothing is computed again."
     if run.state in ("requested", "embedding", "building", "verifying"):
         return (abandon,), "What is embedded already is kept."
     return (), ""
