@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -47,6 +47,8 @@ class S3:
     requests: Counter[str] = field(default_factory=Counter)
     fail: int | None = None
     gate: threading.Barrier | None = None
+    skew: timedelta = timedelta(0)
+    """How far its clock is ahead of ours."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -54,7 +56,7 @@ class S3:
         return ENVIRONMENT | {"AWS_ENDPOINT": self.url}
 
     def put(self, key: str, data: bytes) -> None:
-        self.objects[key] = Stored(data, datetime.now(UTC))
+        self.objects[key] = Stored(data, datetime.now(UTC) + self.skew)
 
     def age(self, key: str, modified: datetime) -> None:
         self.objects[key] = Stored(self.objects[key].data, modified)
