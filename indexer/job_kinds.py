@@ -22,6 +22,7 @@ from db.queries import catalogue, embeddings, jobs, media, records, runs
 from db.queries.jobs import ChunkSpec, ItemFailure, JobRow
 from db.queries.media import AnnotationRow
 from db.types import JobKind, JobState, SnapshotState
+from indexer.ann import BuildAnnHandler
 from indexer.embed import EmbeddedPhotos, embed_photos
 from indexer.evaluate import Ranks, leave_one_encounter_out
 from indexer.follow import EmbedderOf, Follower, item_failures
@@ -29,9 +30,11 @@ from indexer.head import FitHeadHandler, HeadOf
 from indexer.ingest import ImportProgress, run_import
 from indexer.jobs import ChunkContext, JobFailed, JobHandler, Plan, Tick, Unable
 from indexer.layouts import ImportPlan, ImportPlanError, plan_import
+from indexer.locations import is_uri
 from indexer.media import MediaError, MediaStore, StoreUnavailable
 from indexer.reindex import ReindexHandler
 from indexer.reindex_report import accuracy, choose_questions
+from indexer.remote_layouts import plan_uri
 from indexer.shelf import BUILD_LOCK
 from indexer.snapshot import SnapshotStore
 from indexer.vector_index.protocol import unit_rows
@@ -61,6 +64,8 @@ class Means:
     embedder_of: EmbedderOf
     head_of: HeadOf
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    import_prefixes: tuple[str, ...] = ()
+    """Where photos may be imported from by URI."""
 
 
 def handlers(means: Means) -> list[JobHandler]:
@@ -69,6 +74,7 @@ def handlers(means: Means) -> list[JobHandler]:
         EmbedMissing(means),
         ReindexHandler(means.store, means.snapshots, means.embedder_of),
         BuildSnapshot(means),
+        BuildAnnHandler(means.sessions),
         FitHeadHandler(means.head_of),
         ImportPhotos(means),
         Evaluate(),
@@ -199,8 +205,9 @@ class BuildSnapshot:
 
 
 class ImportPhotos:
-    """Params: `path` on the worker's machine, `layout` and `catalogue` or None. Skips are failures.
-    Done again after a crash, it goes on: what is stored is recognised by its content."""
+    """Params: `path`, a path on the worker's machine or a URI; `layout` and `catalogue` or None.
+    Skips are failures. Done again after a crash, it goes on: what is stored is recognised by its
+    content."""
 
     kind = JobKind.IMPORT
 
@@ -215,8 +222,10 @@ class ImportPhotos:
     def work(self, chunk: ChunkContext) -> None:
         params = chunk.job.params
         try:
-            plan = plan_import(Path(params["path"]), params.get("layout"))
-        except ImportPlanError as error:
+            plan = self._plan(params["path"], params.get("layout"))
+        except StoreUnavailable:
+            raise  # tried again later
+        except (ImportPlanError, MediaError) as error:
             raise JobFailed(error.code, error.detail) from error
         plan = _only(plan, chunk.row.retry)
 
@@ -248,6 +257,11 @@ class ImportPhotos:
         }
         chunk.progress(report.imported + report.already_known, report.total)
         chunk.commit(_storing(chunk, result, skipped), report.imported + report.already_known)
+
+    def _plan(self, path: str, layout: str | None) -> ImportPlan:
+        if is_uri(path):
+            return plan_uri(path, layout, allowed=self._means.import_prefixes)
+        return plan_import(Path(path), layout)
 
 
 def _only(plan: ImportPlan, names: tuple[str, ...] | None) -> ImportPlan:

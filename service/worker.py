@@ -130,6 +130,7 @@ class Worker:
             embedder_of=self.embedders,
             head_of=lambda fingerprint: load_head(settings.models_dir, fingerprint),
             limits=limits,
+            import_prefixes=settings.import_prefixes,
         )
         self._ticks = ticks(means)
         self._runner = JobRunner(

@@ -67,12 +67,18 @@ def import_photos(
     embed: Annotated[
         bool, typer.Option("--embed/--no-embed", help="Embed the photos right away.")
     ] = True,
+    background: Annotated[
+        bool, typer.Option("--background", help="Leave it to a worker; `resight jobs watch last`.")
+    ] = False,
     strict: Strict = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import photos of known (or unknown) individuals; what is known already is not doubled."""
     settings = settings_from(data_dir)
+    if background:
+        _import_later(settings, path, _layout(layout), catalogue, as_json=as_json)
+        return
     plan = _plan(path, _layout(layout), settings)
     with opened(settings) as resight:
         report = ingest(resight, plan, catalogue)
@@ -85,6 +91,33 @@ def import_photos(
         raise typer.Exit(Exit.FAILED)
     if strict and (report.skipped or failed):
         raise typer.Exit(Exit.PARTIAL)
+
+
+def _import_later(
+    settings: Settings, path: str, layout: Layout | None, catalogue: str | None, *, as_json: bool
+) -> None:
+    from db.queries import records
+    from db.queries.jobs import create_job
+    from db.types import JobKind
+    from indexer.locations import is_uri
+
+    if not is_uri(path):
+        if not Path(path).exists():
+            raise Stop(f"There is nothing at {path}. Check the path.", Exit.USAGE)
+        path = str(Path(path).resolve())
+    params = {"path": path, "layout": layout and str(layout), "catalogue": catalogue}
+    with opened_database(settings) as sessions, sessions.begin() as session:
+        job = create_job(
+            session,
+            kind=JobKind.IMPORT,
+            params=params,
+            principal="local",
+            exclusive_key=f"import:{path}",
+        )
+        records.add_audit(session, "local", "job.start", f"job:{job.id}", {"kind": "import"})
+    if as_json:
+        print_json({"job_id": str(job.id)})
+    err.print(f"A worker imports it: resight jobs watch {job.id}")
 
 
 def _plan(path: str, layout: Layout | None, settings: Settings) -> ImportPlan:

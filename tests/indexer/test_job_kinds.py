@@ -50,6 +50,7 @@ def _means(place: Catalogue) -> Means:
         exports_dir=place.root / "exports",
         embedder_of=place.embedder_of,
         head_of=lambda _: None,
+        import_prefixes=((place.root / "source").as_uri(),),
     )
 
 
@@ -266,6 +267,15 @@ def test_a_source_that_cannot_be_read_fails_the_import_with_the_reason(place: Ca
     job = _run(place, JobKind.IMPORT, path=str(place.root / "nowhere"))
     assert (job.state, job.error_code) == (JobState.FAILED, "not_found")
     assert "nowhere" in (job.error or "")
+
+
+def test_photos_at_a_uri_are_imported_from_allowed_places_and_stay_there(place: Catalogue) -> None:
+    source = _folder(place.root)
+    job = _run(place, JobKind.IMPORT, path=source.as_uri())
+    assert (job.state, job.done, job.failed) == (JobState.DONE, 3, 1)
+    assert not list((place.root / "media").glob("originals/*/*"))
+    elsewhere = _run(place, JobKind.IMPORT, path=place.root.as_uri())
+    assert (elsewhere.state, elsewhere.error_code) == (JobState.FAILED, "bad_location")
 
 
 # ---------------------------------------------------------------- evaluate

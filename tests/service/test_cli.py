@@ -277,6 +277,16 @@ def test_a_worker_embeds_what_an_import_left(cli: Cli, tmp_path: Path) -> None:
     assert "vectors" not in [one["subject"] for one in cli.json("doctor")]
 
 
+def test_a_worker_imports_what_was_left_to_it(cli: Cli, tmp_path: Path) -> None:
+    draw(tmp_path / "later" / "Fay" / "0.jpg", individual=51, photo=0)
+    job = cli.json("import", tmp_path / "later", "--background")["job_id"]
+    assert cli("worker", "--once").returncode == Exit.OK
+    shown = cli.json("jobs", "show", job)
+    assert (shown["state"], shown["result"]["imported"]) == ("done", 1)
+    assert [one["name"] for one in cli.json("individuals", "list", "--text", "fay")] == ["Fay"]
+    assert "vectors" not in [one["subject"] for one in cli.json("doctor")]
+
+
 def test_doctor_names_a_photo_that_is_gone(cli: Cli) -> None:
     found = {one["subject"]: one for one in cli.json("doctor", "--deep")}
     assert {one["state"] for one in found.values()} <= {"ok", "note"}
