@@ -7,7 +7,6 @@ ready first and the pointer moved last, so that each request sees one generation
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -112,21 +111,20 @@ class Generations:
         self._load = load
         self._make_identifier = make_identifier
         self._lock = threading.Lock()
-        self._beside: Generation | None = None
         self._left: int | None = None
         self._problems: dict[int, Notice] = {}
         self._retry_at: dict[tuple[int, int | None], float] = {}
-        self._current = self._first(serving)
+        self._both: tuple[Generation, Generation | None] = (self._first(serving), None)
 
     @property
     def current(self) -> Generation:
         """What answers now. Take it once for each request."""
-        return self._current
+        return self._both[0]
 
     @property
     def beside(self) -> Generation | None:
         """The one that a switch or a rollback leads to, loaded and warm."""
-        return self._beside
+        return self._both[1]
 
     def problem_of(self, space: SpaceRow) -> Notice | None:
         """Why a space that is in use by now has not been taken up; None while that goes on."""
@@ -134,7 +132,7 @@ class Generations:
 
     def filling(self) -> Filling:
         """What added photos are embedded with."""
-        current, beside = self._current, self._beside
+        current, beside = self._both
         return Filling(
             _embedding(current) if current.active.usable else None,
             current.active.problem,
@@ -161,55 +159,60 @@ class Generations:
         return self._made(serving, active)
 
     def _take_up(self, space: SpaceRow, head: HeadRow | None) -> None:
-        former = self._current
+        former, beside = self._both
         if former.answers_in(space, head):
             return
         made = self._ready(space, head)
         if made is None:
             return
-        self._current = made
-        if not former.searches(space):
-            log.info("Answers come from %s now, before from %s", made.label, former.label)
-            if former.active.usable:
-                self._put_beside(former)
-                self._left = former.space.id if former.space else None
-            elif self._beside is not None and self._beside.searches(space):
-                self._put_beside(None)
+        if former.searches(space):
+            self._point_at(made, beside)
+            return
+        if former.active.usable:
+            self._left = former.space.id if former.space else None
+            beside = former
+        elif beside is not None and beside.searches(space):
+            beside = None
+        self._point_at(made, beside)
+        log.info("Answers come from %s now, before from %s", made.label, former.label)
 
     def _tend(self, wanted: _Wanted) -> None:
         """Keep the right one beside: a candidate that may be switched to, else the one before."""
-        candidate, beside = wanted.candidate, self._beside
-        if beside is not None and not self._worth_keeping(beside, wanted):
-            self._put_beside(None)
+        current, beside = self._both
+        candidate = wanted.candidate
+        if candidate is not None and not current.searches(candidate):
+            if beside is not None and not beside.searches(candidate):
+                self._point_at(current, None)  # the way back is let go before a third loads
+            beside = self._ready(candidate, wanted.candidate_head)
+        elif beside is not None and not self._worth_keeping(beside, wanted):
             beside = None
-        if candidate is not None and not self._current.searches(candidate):
-            if beside is None or not beside.answers_in(candidate, wanted.candidate_head):
-                made = self._ready(candidate, wanted.candidate_head)
-                if made is not None:
-                    self._put_beside(made)
-        elif beside is not None and beside.space is not None:
-            self._searcher.refresh(beside.space.fingerprint)
+        self._point_at(current, beside)
+        if beside is not None and beside.space is not None:
+            try:
+                self._searcher.refresh(beside.space.fingerprint)
+            except SearchError as error:
+                log.info("%s is not kept warm: %s", beside.label, error)
 
     def _worth_keeping(self, beside: Generation, wanted: _Wanted) -> bool:
         space = beside.space
-        if space is None or space.id not in wanted.kept or self._current.searches(space):
+        if space is None or space.id not in wanted.kept or self.current.searches(space):
             return False
-        return space.id in (self._left, wanted.candidate.id if wanted.candidate else None)
+        return space.id == self._left
 
-    def _put_beside(self, generation: Generation | None) -> None:
-        gone, self._beside = self._beside, generation
-        if gone is None or gone.space is None:
-            return
-        if not any(one and one.searches(gone.space) for one in (self._current, generation)):
-            # Requests that hold it still finish with it; its memory goes with the last of them.
-            self._searcher.release(gone.space.fingerprint)
-            del gone
-            gc.collect()
+    def _point_at(self, current: Generation, beside: Generation | None) -> None:
+        """Move the pointer, and let go of what it no longer reaches. Requests that hold that still
+        finish with it; its memory goes with the last of them."""
+        before, self._both = self._both, (current, beside)
+        kept = {one.space.id for one in self._both if one is not None and one.space is not None}
+        for one in before:
+            if one is not None and one.space is not None and one.space.id not in kept:
+                self._searcher.release(one.space.fingerprint)
 
     def _ready(self, space: SpaceRow, head: HeadRow | None) -> Generation | None:
         """The generation of a space, its vectors in memory; None where it cannot be had now."""
-        if self._beside is not None and self._beside.answers_in(space, head):
-            return self._beside
+        beside = self.beside
+        if beside is not None and beside.answers_in(space, head):
+            return beside
         key = (space.id, head.id if head else None)
         if self._retry_at.get(key, 0.0) > time.monotonic():
             return None
@@ -235,17 +238,17 @@ class Generations:
         told = Notice(
             "space_switched",
             f"The catalogue is searched in the space of {space.name} {space.version} by now, which "
-            f"cannot be taken up here: {why}. Until then answers come from {self._current.label}.",
+            f"cannot be taken up here: {why}. Until then answers come from {self.current.label}.",
         )
         if self._problems.get(space.id) != told:
             log.warning("%s %s cannot be taken up: %s", space.name, space.version, why)
         self._problems[space.id] = told
 
     def _loaded(self, fingerprint: str) -> Serving:
-        for one in (self._current, self._beside):
+        for one in self._both:
             if one is not None and _fingerprint(one.loaded) == fingerprint:
                 return one.loaded
-        return self._load(fingerprint, self._current.serving.gate)
+        return self._load(fingerprint, self.current.serving.gate)
 
     def _made(self, loaded: Serving, active: ActiveSpace) -> Generation:
         serving, head_id = loaded, active.head_id

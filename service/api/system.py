@@ -49,6 +49,7 @@ def metrics(_: MetricsReader, state: State) -> Response:
     shown.ready.set(readiness.ready)
     shown.gate_installed.set(readiness.generation.gate_installed)
     shown.inference_waiting.set(runtime.inference.waiting)
+    shown.embeddings.clear()  # of a space that was searched before
     for state_name, count in readiness.vector_counts.items():
         shown.embeddings.labels(readiness.generation.label, state_name).set(count)
     shown.index_delta.set(readiness.index.get("delta") or 0)

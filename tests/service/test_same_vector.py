@@ -75,7 +75,8 @@ class Here:
             self.resight.store,
             SnapshotStore(self.resight.settings.snapshots_dir),
             self.resight.settings.data_dir / "exports",
-            lambda _: self.embedder,
+            embedder_of=lambda _: self.embedder,
+            head_of=lambda _: None,
         )
 
     def space_id(self) -> int:
