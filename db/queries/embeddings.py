@@ -44,6 +44,7 @@ from db.types import Modality
 
 PHOTO_SLOT = "identify.photo"
 READ_CHUNK = 8192
+_HALF_MAX, _HALF_MIN = 65_504.0, 2.0**-10
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +279,9 @@ def put_vectors(
     one whose region is no longer that of its `region_versions` (N,), when they are given.
 
     Raises:
-        Invalid: the shape is not (N, D of the space), an id occurs twice, or a vector is zero or
-            holds NaN or an infinity; nothing is written.
+        Invalid: the shape is not (N, D of the space), an id occurs twice, or a vector is zero,
+            holds NaN or an infinity, or is too large or small for half precision; nothing is
+            written.
     """
     ids = as_ids(annotation_ids)
     matrix = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -352,6 +354,19 @@ def _check_vectors(space: SpaceRow, ids: Int64s, vectors: Float32s) -> None:
             "vector_zero",
             f"The vector of annotation {bad} is zero and has no direction; check the photo and "
             "model.",
+            annotation_id=bad,
+        )
+    # An index holds half precision: a larger number would fail every write of it, and of a smaller
+    # vector nothing would be left.
+    largest = np.abs(vectors).max(axis=1)
+    odd = (largest > _HALF_MAX) | (largest < _HALF_MIN)
+    if odd.any():
+        bad = int(ids[np.argmax(odd)])
+        raise Invalid(
+            "vector_out_of_range",
+            f"The longest component of the vector of annotation {bad} is "
+            f"{largest[np.argmax(odd)]:.3g}, not between {_HALF_MIN:.3g} and {_HALF_MAX:,.0f}; "
+            "scale the model's vectors to length 1.",
             annotation_id=bad,
         )
 

@@ -142,7 +142,7 @@ def test_vectors_come_back_to_the_last_bit(session: Session) -> None:
     space = _space(session)
     ids = _annotate(session, "a", "b", None)
     vectors = _vectors(3)
-    vectors[0] = [1e-38, -0.0, 3.4e38, 0.1]
+    vectors[0] = [1e-38, -0.0, 6.5e4, 0.1]
     shuffled = [2, 0, 1]
     wanted = np.array(ids)[shuffled]
     assert embeddings.put_vectors(session, space.id, wanted, vectors[shuffled]) == 3
@@ -222,11 +222,14 @@ def test_vectors_of_another_dimension_are_refused_by_both_sides(session: Session
         ([0.0, 0.0, 0.0, 0.0], "vector_zero"),
         ([np.nan, 0, 0, 1], "vector_not_finite"),
         ([np.inf, 0, 0, 1], "vector_not_finite"),
+        ([66_000.0, 0, 0, 1], "vector_out_of_range"),
+        ([1e-5, 0, -1e-4, 1e-5], "vector_out_of_range"),
     ],
 )
 def test_vectors_without_direction_are_refused(
     session: Session, vector: list[float], code: str
 ) -> None:
+    """Promise 44: zero, NaN, infinite and half-precision-overflow vectors, with the reason."""
     space = _space(session)
     ids = _annotate(session, "a", "b")
     vectors = np.array([[1, 0, 0, 0], vector], np.float32)

@@ -194,7 +194,7 @@ def test_copies_tie_and_come_by_individual(bench: Bench) -> None:
 
 
 def test_stored_vectors_need_not_have_length_one(bench: Bench) -> None:
-    vectors = spaces.clustered([0, 1, 2], DIM) * np.array([[1e-6], [5], [1e20]], dtype=np.float32)
+    vectors = spaces.clustered([0, 1, 2], DIM) * np.array([[1e-2], [5], [1e4]], dtype=np.float32)
     ids = bench.fill(vectors, [0, 1, 2])
     for row, id_ in enumerate(ids):
         best = bench.ask(vectors[row : row + 1] * np.float32(0.5)).hits[0]
