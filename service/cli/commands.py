@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import answers, bundles, catalogue, jobs, operate, reindex
+from service.cli import answers, bundles, catalogue, head, jobs, operate, reindex
 
 app = typer.Typer(
     name="resight",
@@ -29,6 +29,7 @@ app.add_typer(bundles.models, name="models")
 app.add_typer(bundles.gate, name="gate")
 bundles.models.command("retire")(reindex.retire_model)
 app.add_typer(reindex.reindex, name="reindex")
+app.add_typer(head.head, name="head")
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(operate.keys, name="keys")
 app.add_typer(operate.db, name="db")
