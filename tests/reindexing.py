@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,11 @@ class TinyEmbedder:
     """The pixels of the reduced photo, mixed at random by `seed`: the same photo gives the same
     vector on every machine, and other seeds other spaces. Counts what it embeds."""
 
-    def __init__(self, seed: int, dim: int = 32, log: Path | None = None) -> None:
-        """`log` gets a line with the number of photos of each batch, from all processes."""
+    def __init__(
+        self, seed: int, dim: int = 32, *, log: Path | None = None, delay_s: float = 0.0
+    ) -> None:
+        """`log` gets a line with the number of photos of each batch, from all processes; a batch
+        takes `delay_s` longer."""
         fingerprint = hashlib.sha256(f"tiny {seed} {dim}".encode()).hexdigest()
         self.spec = EmbedderSpec(
             f"tiny{seed}", str(dim), fingerprint, dim, "photo", PREPROCESSING, "CC0", "d" * 64
@@ -45,6 +49,7 @@ class TinyEmbedder:
         pixels = PREPROCESSING.width_px * PREPROCESSING.height_px * 3
         self._mix = np.random.default_rng(seed).standard_normal((pixels, dim)).astype(np.float32)
         self._log = log
+        self._delay_s = delay_s
         self.embedded = 0
         self.poison: set[bytes] = set()
         self._known: dict[tuple[bytes, Box | None], np.ndarray] = {}
@@ -58,6 +63,7 @@ class TinyEmbedder:
             line = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(line, f"{self.spec.name} {len(photos)}\n".encode())
             os.close(line)
+        time.sleep(self._delay_s)
         flat, vectors = self._vectors(pixels)
         return Embedded(vectors, flat)
 
@@ -101,9 +107,12 @@ class Catalogue:
             raise BundleError("not_installed", f"no bundle has the fingerprint {fingerprint}")
         return self.embedders[fingerprint]
 
+    def install(self, embedder: TinyEmbedder) -> None:
+        self.embedders[embedder.spec.fingerprint] = embedder
+
     def space(self, embedder: TinyEmbedder) -> SpaceRow:
         """The embedder's space, registered and installed here."""
-        self.embedders[embedder.spec.fingerprint] = embedder
+        self.install(embedder)
         with self.sessions.begin() as session:
             return register_bundle(session, embedder.spec, None)[0]
 
