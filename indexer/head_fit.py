@@ -30,6 +30,8 @@ MAX_SCALE = 40.0
 _LEAST_SINE = 1e-3
 _LEAST_LENGTH = 1e-6
 _SMALLEST_BATCH = 64
+_LEAST_GAIN = 1e-3
+"""An epoch that lowers the loss by a smaller share than this is no better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class FitOptions:
     steps: int = 24
     largest_batch: int = 2048
     learning_rate: float = 0.02
-    prior_photos: float = 4.0
+    prior_photos: float = 1.0
     still_photos: float = 0.02
     seed: int = 0
     threads: int = 2
@@ -335,7 +337,7 @@ def _is_better(judged: Judged | None, best: Judged | None, means: Judged | None)
     without anything to judge by, later is better."""
     if judged is None or best is None or means is None:
         return True
-    return judged.top_1 >= means.top_1 and judged.loss < best.loss
+    return judged.top_1 >= means.top_1 and judged.loss < best.loss * (1 - _LEAST_GAIN)
 
 
 def _pass(

@@ -219,9 +219,11 @@ def test_a_fit_ends_when_held_out_encounters_gain_no_more(
     seen: list[int] = []
     options = FitOptions(learning_rate=rate, patience=2)
     fitted = fit_rows(*given, options, stop=stop, tell=lambda epoch: seen.append(epoch.number))
-    means, *_ = fitted.epochs
-    fit_to_keep = [one for one in fitted.epochs if (one.top_1 or 0) >= (means.top_1 or 0)]
-    best = min(fit_to_keep, key=lambda one: one.stop_loss or 0)
+    best, *later = fitted.epochs
+    named_by_means = best.top_1 or 0.0
+    for one in later:
+        gained = (one.stop_loss or 0.0) < 0.999 * (best.stop_loss or 0.0)
+        best = one if gained and (one.top_1 or 0.0) >= named_by_means else best
     assert seen == list(range(min(best.number + 2, 16) + 1))
     assert fitted.best in (0, best.number)
     judged = judge(fitted.rows, *stop, 30.0)
