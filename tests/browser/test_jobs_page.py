@@ -258,8 +258,14 @@ def test_a_run_is_watched_read_switched_and_rolled_back(
     other = OtherPixels(blind=True)
     with sessions.begin() as session:
         register_bundle(session, other.spec, None)
-    store, snapshots = MediaStore(site.folder / "media"), SnapshotStore(site.folder / "snapshots")
-    means = Means(sessions, store, snapshots, site.folder / "exports", lambda _: other)
+    means = Means(
+        sessions=sessions,
+        store=MediaStore(site.folder / "media"),
+        snapshots=SnapshotStore(site.folder / "snapshots"),
+        exports_dir=site.folder / "exports",
+        embedder_of=lambda _: other,
+        head_of=lambda _: None,
+    )
     worker = JobRunner(sessions, handlers(means), worker="test")
     page = new_page()
     started = page.request.post("/v1/reindex", data={"model": "other"})

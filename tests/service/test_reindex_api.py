@@ -41,11 +41,12 @@ def worker_of(client: TestClient, *embedders: Embedder) -> Work:
         return by_fingerprint[fingerprint]
 
     means = Means(
-        resight.sessions,
-        resight.store,
-        SnapshotStore(resight.settings.snapshots_dir),
-        resight.settings.data_dir / "exports",
-        embedder_of,
+        sessions=resight.sessions,
+        store=resight.store,
+        snapshots=SnapshotStore(resight.settings.snapshots_dir),
+        exports_dir=resight.settings.data_dir / "exports",
+        embedder_of=embedder_of,
+        head_of=lambda _: None,
     )
     runner = JobRunner(resight.sessions, handlers(means), worker="test", ticks=ticks(means))
     return runner.run_until_idle
