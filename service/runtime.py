@@ -369,17 +369,16 @@ def _first_bundle(settings: Settings, database: Database) -> tuple[Serving, tupl
     operator should know of that."""
     with database.sessions() as session:
         active, in_use = active_space(session), space_in_use(session)
-    preferred = active.fingerprint if active else None
     notices: tuple[Notice, ...] = ()
-    if settings.model is not None and in_use is None:
-        preferred = settings.model
-    elif settings.model is not None and in_use is not None:
-        notices = _not_asked_for(settings, in_use)
     if in_use is not None:
+        notices = _not_asked_for(settings, in_use)
         try:
             return _loader(settings)(in_use.fingerprint, AbsentGate("none is loaded yet")), notices
         except BundleError as error:
             log.warning("The bundle of the space in use cannot be loaded: %s", error.detail)
+    # Whatever is loaded now can at least judge photos, and say why it cannot search.
+    preferred = settings.model if in_use is None else None
+    preferred = preferred or (active.name if active else None)
     serving = load_serving(
         settings.models_dir,
         preferred=preferred,
@@ -391,8 +390,10 @@ def _first_bundle(settings: Settings, database: Database) -> tuple[Serving, tupl
 
 
 def _not_asked_for(settings: Settings, in_use: SpaceRow) -> tuple[Notice, ...]:
+    if settings.model is None:
+        return ()
     try:
-        asked = show(settings.models_dir, settings.model or "").manifest
+        asked = show(settings.models_dir, settings.model).manifest
     except BundleError:
         asked = None
     if asked is not None and asked.fingerprint == in_use.fingerprint:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from db import embedded
+from indexer.synthetic import write_catalogue
 
 pytestmark = [
     pytest.mark.faults,
@@ -44,3 +48,49 @@ def test_no_request_fails_and_no_answer_is_mixed_while_the_catalogue_moves(tmp_p
     # Measured alone it is a tenth of a second; other tests may hold the cores here.
     assert told["rollback_s"] < 5.0
     assert told["recall"] >= 0.99
+
+
+def test_the_command_line_moves_a_catalogue_and_back(tmp_path: Path) -> None:
+    """Promise 22: install, activate and roll back with commands alone, with no service running."""
+    data_dir = tmp_path / "data"
+
+    def resight(*arguments: object) -> str:
+        done = subprocess.run(
+            [Path(sys.executable).with_name("resight"), *map(str, arguments)],
+            env=os.environ | {"RESIGHT_DATA_DIR": str(data_dir)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def searched() -> str:
+        told = json.loads(resight("identify", photo, "--json"))
+        assert told["bundle"] == told["stage"]
+        fingerprint: str = told["receipt"]["fingerprint"]
+        return fingerprint
+
+    try:
+        write_catalogue(
+            tmp_path / "photos", individuals=6, photos_per_individual=(4, 4), size_px=(256, 192)
+        )
+        photo = next((tmp_path / "photos").rglob("*.jpg"))
+        resight("import", tmp_path / "photos")
+        old = searched()
+        subprocess.run(
+            [sys.executable, "scripts/make_variant.py", "--out", tmp_path / "variant"],
+            cwd=REPOSITORY,
+            check=True,
+        )
+        resight("models", "add", tmp_path / "variant")
+        assert searched() == old
+        resight("models", "activate", "starter-wide")
+        new = searched()
+        assert new == json.loads(resight("models", "show", "starter-wide", "--json"))["fingerprint"]
+        resight("reindex", "rollback")
+        assert searched() == old
+        runs = json.loads(resight("reindex", "status", "--all", "--json"))
+        assert [run["state"] for run in runs] == ["ready"]
+    finally:
+        embedded.stop(data_dir)

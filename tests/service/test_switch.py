@@ -17,6 +17,7 @@ from sqlalchemy import text
 from db.queries import embeddings, heads
 from db.queries.embeddings import SpaceRow
 from indexer import reindex
+from indexer.catalogue import NewIndividual
 from indexer.embed import embed_missing
 from indexer.identify import IdentifyOptions, PhotoIn
 from indexer.jobs import JobRunner
@@ -429,6 +430,29 @@ def test_an_addition_where_the_new_bundle_is_missing_is_kept_and_found_here(
     assert identify(running.client, scene(77, shift=1))["matches"][0]["individual"]["name"] == "new"
 
 
+def test_a_vector_of_the_former_space_is_refused_though_it_has_the_same_dimension(
+    start: Callable[..., Running],
+) -> None:
+    """Promise 25: two models of equal dimension never meet."""
+    turned = TurnedPixels()
+    running = start(turned)
+    fill(running.client)
+    old = {
+        "vector": vector_of(scene(1)).tolist(),
+        "fingerprint": PixelEmbedder().spec.fingerprint,
+    }
+    assert running.client.post("/v1/search", json=old).status_code == 200
+    space = running.space(turned)
+    running.flip(space)
+    soon(lambda: running.answers_with("turned"))
+    refused = running.client.post("/v1/search", json=old)
+    assert (refused.status_code, refused.json()["code"]) == (422, "wrong_space")
+    assert space.fingerprint in refused.json()["detail"]
+    new = {"vector": vector_of(scene(1), turned).tolist(), "fingerprint": space.fingerprint}
+    found = running.client.post("/v1/search", json=new).json()["matches"][0]
+    assert found["individual"]["name"] == "bert"
+
+
 # --- back again, and what is kept
 
 
@@ -673,3 +697,30 @@ def test_a_synchronous_activation_is_a_run_like_any_other(start: Callable[..., R
     assert actions == ["reindex.start", "reindex.activate"]
     reindex.rollback(running.resight.sessions)
     soon(lambda: running.answers_with("pixels"))
+
+
+def test_a_bundle_that_is_asked_for_while_another_is_in_use_is_named_and_not_loaded(
+    settings: Settings,
+) -> None:
+    """RESIGHT_MODEL decides while there are no vectors; after that a switch does."""
+    first = open_resight(settings)
+    try:
+        first.curator.add_individual(NewIndividual("anna"), [PhotoIn(None, scene(1))])
+    finally:
+        first.close()
+    again = open_resight(settings.model_copy(update={"model": "effb4-arcface-v1"}))
+    try:
+        assert again.generation.serving.bundle == "starter"
+        assert again.active.usable
+        told = again.readiness()
+        assert told.ready
+        [notice] = [n for n in told.notices if n.code == "model_not_in_use"]
+        assert "resight reindex start effb4-arcface-v1" in notice.detail
+        assert notice not in again.generation.notices
+    finally:
+        again.close()
+    quiet = open_resight(settings.model_copy(update={"model": "starter"}))
+    try:
+        assert "model_not_in_use" not in [notice.code for notice in quiet.readiness().notices]
+    finally:
+        quiet.close()
