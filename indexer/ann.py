@@ -195,6 +195,8 @@ def _create(
     try:
         _create_watched(connection, sessions, space, stopping, progress)
     except exc.DBAPIError as problem:
+        if problem.connection_invalidated:
+            raise  # what is left is found and replaced later
         ann.drop_ann_index(connection, space.id)
         if not isinstance(problem.orig, psycopg.errors.DiskFull):
             raise
