@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.queries import catalogue, embeddings, jobs, media, records, runs
 from db.queries.jobs import ChunkSpec, ItemFailure, JobRow
 from db.queries.media import AnnotationRow
-from db.types import JobKind, JobState, SnapshotState
+from db.types import JobKind, SnapshotState
 from indexer.ann import BuildAnnHandler
 from indexer.embed import EmbeddedPhotos, embed_photos
 from indexer.evaluate import Ranks, leave_one_encounter_out
@@ -72,7 +72,7 @@ def handlers(means: Means) -> list[JobHandler]:
     """One for each kind of job."""
     return [
         EmbedMissing(means),
-        ReindexHandler(means.store, means.snapshots, means.embedder_of),
+        ReindexHandler(means.store, means.snapshots, means.embedder_of, limits=means.limits),
         BuildSnapshot(means),
         BuildAnnHandler(means.sessions),
         FitHeadHandler(means.head_of),
@@ -84,19 +84,7 @@ def handlers(means: Means) -> list[JobHandler]:
 
 def ticks(means: Means) -> list[Tick]:
     """What a worker does while there is no job: keep spaces complete."""
-    follow = Follower(means.sessions, means.store, means.embedder_of)
-
-    def follow_unless_a_job_does(stopping: Callable[[], bool]) -> bool:
-        with means.sessions() as session:
-            open_jobs = jobs.list_jobs(
-                session,
-                limit=1,
-                states=[JobState.QUEUED, JobState.RUNNING],
-                kinds=[JobKind.EMBED_MISSING],
-            )
-        return False if open_jobs.items else follow(stopping)
-
-    return [follow_unless_a_job_does]
+    return [Follower(means.sessions, means.store, means.embedder_of, limits=means.limits)]
 
 
 class _Stopped(Exception):

@@ -17,7 +17,7 @@ from db.errors import Conflict, Invalid, NotFound
 from db.queries import catalogue, jobs, records, runs
 from db.queries.embeddings import SpaceRow
 from db.queries.runs import RunRow
-from db.types import GateState, JobState, QueryKind, ReindexState, Verdict
+from db.types import GateState, JobKind, JobState, QueryKind, ReindexState, Verdict
 from indexer import reindex, switch
 from indexer.catalogue import register_bundle
 from indexer.reindex import Limits
@@ -561,6 +561,40 @@ def test_a_photo_that_fails_later_is_noted_once_and_does_not_hold_the_switch_up(
         [failure] = jobs.failures(session, run.id).items
     assert (failure.item, failure.attempts) == (str(bad), 1)
     reindex.activate(place.sessions, run.id, limits=LENIENT)
+
+
+def test_a_photo_that_fails_where_no_run_takes_note_is_tried_once_by_a_worker(
+    place: Catalogue, two: tuple[SpaceRow, SpaceRow]
+) -> None:
+    old = place.embedders[two[0].fingerprint]
+    old.poisoned_by(zoo.photo(60))
+    place.add("poison", zoo.photo(60))
+    tick = place.follower()
+    assert tick(lambda: False)
+    assert not tick(lambda: False)
+    place.add("good", zoo.photo(61))
+    assert tick(lambda: False)
+    assert not tick(lambda: False)
+    assert len(place.vectors(two[0])) == 13
+
+
+def test_a_space_that_a_job_embeds_is_left_to_the_job(
+    place: Catalogue, two: tuple[SpaceRow, SpaceRow]
+) -> None:
+    ready(place, two[1])
+    with place.sessions.begin() as session:
+        jobs.create_job(
+            session,
+            kind=JobKind.EMBED_MISSING,
+            params={"model_id": two[0].id},
+            principal="kim",
+        )
+    late = place.add("new", zoo.photo(50))
+    tick = place.follower()
+    while tick(lambda: False):
+        pass
+    assert late in place.vectors(two[1])
+    assert late not in place.vectors(two[0])
 
 
 # ---------------------------------------------------------------- the switch
