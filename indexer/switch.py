@@ -363,7 +363,7 @@ def find_space(session: Session, model: str) -> SpaceRow:
     if not found:
         raise NotFound(
             "space_unknown",
-            f"No space with vectors is called {model!r}; `resight models list` names those there "
+            f"No space with vectors is called {model!r}; `resight models spaces` names those there "
             "are.",
             model=model,
         )

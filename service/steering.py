@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import NotFound
-from db.queries import embeddings, jobs, records
+from db.queries import embeddings, jobs, records, runs
 from db.queries.embeddings import SpaceRow
 from db.queries.jobs import JobRow
 from db.queries.runs import RunRow
@@ -17,7 +18,7 @@ from indexer import reindex, switch
 from indexer.catalogue import register_bundle
 from models.bundles import list_installed, load_space
 from models.errors import BundleError
-from service.job_schemas import StartableKind, StartJobBody, StartReindexBody
+from service.job_schemas import Slot, StartableKind, StartJobBody, StartReindexBody
 from service.settings import Settings
 
 OPEN_STATES = (JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.CANCELLING)
@@ -142,3 +143,45 @@ def candidates(session: Session, settings: Settings) -> list[str]:
 def why_not(session: Session, run: RunRow) -> list[switch.Problem]:
     """Why a ready run would not be activated now without force."""
     return switch.check(session, run, reindex.Limits()) if run.state == ReindexState.READY else []
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceUse:
+    """A space whose vectors are kept, and what for; `needed` is False where nothing needs it."""
+
+    name: str
+    version: str
+    fingerprint: str
+    dim: int
+    needed: bool
+    use: str
+    model_id: int
+
+
+def space_uses(session: Session) -> list[SpaceUse]:
+    """Every space that has vectors or can take them, oldest first, and why it is kept."""
+    searched: dict[int, list[str]] = {}
+    for slot in get_args(Slot):
+        space = embeddings.active_space(session, slot)
+        if space is not None:
+            searched.setdefault(space.id, []).append(slot)
+    uses = []
+    for space in embeddings.list_spaces(session):
+        reasons = [f"searched by {', '.join(searched[space.id])}"] if space.id in searched else []
+        for run in runs.holders(session, space.id):
+            if run.to_model_id == space.id:
+                reasons.append(f"the run {str(run.id)[:8]} moves {run.slot} here ({run.state})")
+            elif run.state == ReindexState.ACTIVE:
+                reasons.append(f"kept for the way back of {run.slot}, until it is retired")
+        uses.append(
+            SpaceUse(
+                name=space.name,
+                version=space.version,
+                fingerprint=space.fingerprint,
+                dim=space.dim,
+                needed=bool(reasons),
+                use="; ".join(reasons) or f"not needed: `resight models retire {space.name}`",
+                model_id=space.id,
+            )
+        )
+    return uses

@@ -181,7 +181,7 @@ def get_space(session: Session, fingerprint: str) -> SpaceRow:
         raise NotFound(
             "space_unknown",
             f"No vector space has the fingerprint {fingerprint!r}; GET /v1/models or "
-            "`resight models list` names those there are.",
+            "`resight models spaces` names those there are.",
             fingerprint=fingerprint,
         )
     return _space(model)

@@ -198,6 +198,30 @@ def abandon_run(run: RunId = None, as_json: AsJson = False, data_dir: DataDir = 
     err.print(f"The run {done.id} is {done.state}.")
 
 
+def list_spaces(as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """The models whose vectors the catalogue keeps, and what for."""
+    from db.queries import embeddings
+    from service import steering
+
+    with opened_database(settings_from(data_dir)) as sessions, sessions() as session:
+        found = [
+            asdict(one) | {"vectors": embeddings.count_vectors(session, one.model_id)}
+            for one in steering.space_uses(session)
+        ]
+    if as_json:
+        print_json(found)
+        return
+    table = _table("model", "dimensions", "vectors", "kept because")
+    for one in found:
+        table.add_row(
+            escape(f"{one['name']} {one['version']}"),
+            str(one["dim"]),
+            f"{one['vectors']:,}",
+            escape(one["use"]),
+        )
+    out.print(table)
+
+
 def retire_model(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Its name, name@version, or fingerprint.")

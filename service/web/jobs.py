@@ -52,6 +52,7 @@ def jobs(
         may_act=principal.may(Role.ADMIN),
         kinds=[(kind, KINDS[kind][0]) for kind in steering.STARTABLE],
         models=steering.candidates(session, runtime.settings),
+        spaces=steering.space_uses(session),
     )
 
 

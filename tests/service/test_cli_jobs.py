@@ -96,6 +96,12 @@ def test_watching_a_job_ends_as_the_job_ends(cli: Here) -> None:
     assert {json.loads(line)["names"][0] for line in lines} == {"Ada", "Bo"}
 
 
+def test_spaces_are_listed_with_what_keeps_them(cli: Here) -> None:
+    [one] = cli.json("models", "spaces")
+    assert (one["name"], one["use"]) == ("starter", "searched by identify.photo")
+    assert "searched by identify.photo" in cli("models", "spaces").stdout
+
+
 def test_a_poison_photo_fails_alone_and_is_tried_again_alone(cli: Here, tmp_path: Path) -> None:
     """Promise 29: the job ends "done with 1 failure", and "retry failed" touches only it."""
     for photo in range(2):

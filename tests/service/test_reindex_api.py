@@ -19,6 +19,7 @@ from indexer.snapshot import SnapshotStore
 from models.embedder import Embedder
 from models.errors import BundleError
 from service.runtime import Resight
+from service.steering import space_uses
 from tests.service.conftest import Service
 from tests.service.small import OtherPixels, PixelEmbedder, add, scene
 
@@ -249,6 +250,26 @@ def test_an_unknown_run_is_not_found(client: TestClient) -> None:
     for path in ("", "/report"):
         response = client.get(f"/v1/reindex/{UUID(int=7)}{path}")
         assert (response.status_code, response.json()["code"]) == (404, "run_unknown")
+
+
+def test_what_is_kept_is_told_with_its_reason(ready: tuple[TestClient, Work, str]) -> None:
+    """Promise 22: which former model a rollback returns to, and how long it is kept, is shown."""
+    client, _, place = ready
+
+    def told() -> dict[str, str]:
+        with resight_of(client).sessions() as session:
+            return {one.name: one.use for one in space_uses(session)}
+
+    assert told()["pixels"] == "searched by identify.photo"
+    assert "moves identify.photo here (ready)" in told()["other"]
+    client.post(f"{place}/activate")
+    assert told()["other"] == "searched by identify.photo"
+    assert told()["pixels"] == "kept for the way back of identify.photo, until it is retired"
+    assert told()["pixels"] in client.get("/jobs").text
+    assert "are kept for the way back" in client.get(place.removeprefix("/v1")).text
+    client.post("/v1/reindex/rollback")
+    client.post(f"{place}/abandon")
+    assert told()["other"] == "not needed: `resight models retire other`"
 
 
 # ---------------------------------------------------------------- roles and pages
