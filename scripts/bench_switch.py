@@ -419,11 +419,15 @@ def figures(seen: Seen, report: dict[str, Any], spaces: dict[str, Any]) -> dict[
         phase: {kind: percentiles(seen.times[(phase, kind)]) for kind in kinds} for phase in phases
     }
 
+    for phase in phases:
+        together = [one for kind in kinds for one in seen.times[(phase, kind)]]
+        times[phase]["all"] = percentiles(together)
+
     def ratio(kind: str) -> float:
         before, during = times["before"][kind], times["reindex"][kind]
         return round(during["p95"] / before["p95"], 2) if before and during else 0.0
 
-    ratios = {kind: ratio(kind) for kind in kinds}
+    ratios = {kind: ratio(kind) for kind in (*kinds, "all")}
     return {
         "annotations": spaces["annotations"],
         "requests": sum(map(len, seen.times.values())),
