@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import DbError
+from db.errors import DbError, Invalid
 from db.queries import embeddings, heads, runs
 from db.queries.embeddings import HeadRow, SpaceRow
 from db.types import HeadSource, ReindexState
@@ -292,6 +292,12 @@ def _with_head(session: Session, loaded: Serving, head_id: int) -> Serving:
 
     row = heads.get_head(session, head_id)
     if row.source != HeadSource.FIT:
+        if loaded.head is not None and loaded.head.digest != row.digest:
+            raise Invalid(
+                "head_not_here",
+                f"The head {row.version} in use is not the one of the bundle {loaded.bundle} that "
+                "is installed here; activate another one (`resight head list`).",
+            )
         return loaded
     head = load_fitted(session, head_id)
     return replace(loaded, head=head, default_min_probability=head.min_probability)

@@ -85,16 +85,20 @@ def register_head(
 ) -> HeadRow:
     """Record a bundle's head; `slots` are (label, species) by slot number.
 
-    It is the active head of its space from now on, in place of another one of a bundle; a head
-    that was fitted on this catalogue stays until a person rolls back.
+    A new one takes over from another one of a bundle. One that is known already stays as it is:
+    which of two is in use is a person's decision then, as it is against a head that was fitted on
+    this catalogue. Where no head is active, this one is.
 
     Raises:
         Conflict: the version exists with another digest.
     """
     _lock_space(session, model_id)
     active = active_head(session, model_id)
-    takes_over = active is None or active.source == HeadSource.BUNDLE
-    if takes_over and active is not None and active.version != version:
+    known = session.scalar(
+        select(Head.id).where(Head.model_id == model_id, Head.version == version)
+    )
+    takes_over = active is None or (active.source == HeadSource.BUNDLE and known is None)
+    if takes_over:
         _deactivate(session, model_id)
     with translated():
         head_id: int | None = session.scalar(
@@ -103,9 +107,9 @@ def register_head(
                 " min_probability, digest, is_active, activated_at)"
                 " VALUES (:model, :version, :slots, :mapped, :scale, :minimum, :digest, :active,"
                 " CASE WHEN :active THEN clock_timestamp() END)"
-                " ON CONFLICT (model_id, version) DO UPDATE SET is_active = excluded.is_active,"
-                " activated_at = CASE WHEN excluded.is_active AND NOT head.is_active"
-                " THEN clock_timestamp() ELSE head.activated_at END"
+                " ON CONFLICT (model_id, version) DO UPDATE"
+                " SET is_active = head.is_active OR excluded.is_active,"
+                " activated_at = coalesce(excluded.activated_at, head.activated_at)"
                 " WHERE head.digest = excluded.digest RETURNING id"
             ),
             {
