@@ -32,16 +32,29 @@ from db.queries.filters import SearchFilters
 from db.queries.search import LeftOut, left_out
 from indexer import ann
 from indexer.live import View
+from indexer.milvus import MilvusCopies
 from indexer.shelf import Counted, Loading, Memory, Shelf, Snapshots, Source
 from indexer.true_matches import Histogram as Histogram
 from indexer.true_matches import TrueMatchDistribution as TrueMatchDistribution
 from indexer.true_matches import TrueMatches
+from indexer.vector_index.milvus import MilvusAt, MilvusServer
 from indexer.vector_index.pgvector import PgVectorIndex
-from indexer.vector_index.protocol import NO_IDS, Ids, Part, Settled, Vectors, settle, unit_rows
+from indexer.vector_index.protocol import (
+    NO_IDS,
+    Ids,
+    IndexGone,
+    IndexTimeout,
+    IndexUnavailable,
+    Part,
+    Settled,
+    Vectors,
+    settle,
+    unit_rows,
+)
 
 log = logging.getLogger(__name__)
 
-Backend = Literal["faiss", "exact", "pgvector"]
+Backend = Literal["faiss", "exact", "pgvector", "milvus"]
 
 SUPPORT_DEPTH = 10
 """`supporting` counts the photos that score at least as high as the tenth individual: photos that
@@ -68,7 +81,7 @@ class WrongSpace(SearchError):
 
 
 class SearchUnavailable(SearchError):
-    """The database does not answer, or the space is still being loaded."""
+    """The database or Milvus does not answer, or the space is still being loaded."""
 
 
 class SearchTimeout(SearchError):
@@ -169,15 +182,25 @@ class Searcher:
     """Searches any registered space. Thread-safe; several processes may share the folder."""
 
     def __init__(
-        self, sessions: sessionmaker[Session], snapshots_dir: Path, backend: Backend = "faiss"
+        self,
+        sessions: sessionmaker[Session],
+        snapshots_dir: Path,
+        backend: Backend = "faiss",
+        milvus: MilvusAt | None = None,
     ) -> None:
-        """Opens nothing yet. `sessions` are for work of its own, in the background."""
+        """Opens nothing yet. `sessions` are for work of its own, in the background.
+
+        Raises:
+            ValueError: the backend is milvus, and `milvus` does not say where that is.
+        """
         self._sessions = sessions
         self._backend = backend
         # Measuring waits for loading, so the two never share a thread.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="searcher-load")
         self._measuring = ThreadPoolExecutor(1, thread_name_prefix="searcher-measure")
-        self._shelf = Shelf(sessions, _source(backend, snapshots_dir), self._loading)
+        self._milvus = MilvusServer(milvus) if milvus is not None else None
+        source = _source(backend, snapshots_dir, self._milvus)
+        self._shelf = Shelf(sessions, source, self._loading)
         self._true_matches = TrueMatches(sessions, self._measuring, self._view)
         self._repairing = ThreadPoolExecutor(1, thread_name_prefix="searcher-repair")
         self._closing = threading.Event()
@@ -189,7 +212,7 @@ class Searcher:
 
         Raises:
             WrongSpace: no space has this fingerprint.
-            SearchUnavailable: the database does not answer.
+            SearchUnavailable: the database or Milvus does not answer.
         """
         with _failures(), self._sessions() as session:
             space = _space_of(session, fingerprint)
@@ -202,7 +225,7 @@ class Searcher:
         """Build a new snapshot now if enough changed; of the space given, or of the active one.
 
         Raises:
-            SearchUnavailable: the database does not answer.
+            SearchUnavailable: the database or Milvus does not answer.
         """
         with _failures(), self._sessions() as session:
             space = _space_or_active(session, fingerprint)
@@ -222,7 +245,8 @@ class Searcher:
         Raises:
             WrongSpace: no such space, or vectors of another dimension.
             SearchTimeout: it took longer than `timeout_s`.
-            SearchUnavailable: the database does not answer, or the space is still being loaded.
+            SearchUnavailable: the database or Milvus does not answer, or the space is still being
+                loaded.
             ValueError: k below 1, no vector, or one that is zero or not finite.
         """
         if request.k < 1:
@@ -240,7 +264,12 @@ class Searcher:
                 )
             view = self._view(session, space, request.timeout_s)
             watch.stage("changes")
-            return _Search(session, space, view, request, queries, watch).run()
+            try:
+                return _Search(session, space, view, request, queries, watch).run()
+            except IndexGone:
+                # Whoever asks next fills it again.
+                self._shelf.release(space.fingerprint)
+                raise
 
     def true_match_distribution(
         self, session: Session, fingerprint: str | None = None, view: View | None = None
@@ -282,6 +311,8 @@ class Searcher:
         self._repairing.shutdown(wait=True, cancel_futures=True)
         self._measuring.shutdown(wait=True, cancel_futures=True)
         self._loading.shutdown(wait=True, cancel_futures=True)
+        if self._milvus is not None:
+            self._milvus.close()
 
     def _known_space(self, session: Session, fingerprint: str) -> SpaceRow:
         return self._shelf.known(fingerprint) or _space_of(session, fingerprint)
@@ -324,12 +355,16 @@ class Searcher:
             log.warning("A broken index could not be built again: %s", problem)
 
 
-def _source(backend: Backend, snapshots_dir: Path) -> Source:
+def _source(backend: Backend, snapshots_dir: Path, milvus: MilvusServer | None) -> Source:
     match backend:
         case "exact":
             return Memory()
         case "pgvector":
             return Counted()
+        case "milvus":
+            if milvus is None:
+                raise ValueError("the backend milvus needs RESIGHT_MILVUS_URI to say where it is")
+            return MilvusCopies(milvus)
         case "faiss":
             return Snapshots(snapshots_dir)
 
@@ -352,6 +387,10 @@ def _failures(timeout_s: float | None = None) -> Iterator[None]:
     """Turns a database that is slow, gone or busy into the errors of a search."""
     try:
         yield
+    except IndexTimeout as problem:
+        raise SearchTimeout(str(problem)) from problem
+    except IndexUnavailable as problem:
+        raise SearchUnavailable(str(problem)) from problem
     except Loading as problem:
         raise SearchUnavailable(
             "The vectors are still being loaded; try again in a moment."

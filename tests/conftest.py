@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
 from db.session import make_engine, make_sessions
+from tests.milvus_server import LiteServer, lite_server
 
 _TEMPLATE = "resight_template"
 
@@ -113,6 +114,12 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def sessions(engine: Engine) -> sessionmaker[Session]:
     return make_sessions(engine)
+
+
+@pytest.fixture(scope="session")
+def milvus() -> Iterator[LiteServer]:
+    """One milvus-lite server for the run; what tests put into it has names of its own."""
+    yield from lite_server()
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,18 @@ NO_IDS: Ids = np.zeros(0, dtype=np.int64)
 _BLOCK_ROWS = 8_192
 
 
+class IndexUnavailable(Exception):
+    """An index that lies elsewhere gave no answer; the sentence says why and what to do."""
+
+
+class IndexTimeout(IndexUnavailable):
+    """It did not answer in time."""
+
+
+class IndexGone(IndexUnavailable):
+    """It does not hold the space; it has to be filled again."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """The m best rows of an index for each of P queries, by the index's own scores.

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from indexer.vector_index import faiss_sq8
 from indexer.vector_index.exact import ExactIndex
 from indexer.vector_index.faiss_sq8 import FaissSq8Index
+from indexer.vector_index.milvus import MilvusCollection, MilvusIndex
 from indexer.vector_index.pgvector import PgVectorIndex
 from indexer.vector_index.protocol import (
     Ids,
@@ -29,10 +30,11 @@ from indexer.vector_index.protocol import (
 )
 from indexer.vector_index.rows import RowFile
 from tests import spaces
+from tests.milvus_server import LiteServer
 
 Make = Callable[[list[int], NDArray[np.float32]], VectorIndex]
 
-BACKENDS = ["exact", "file", "faiss", "pgvector"]
+BACKENDS = ["exact", "file", "faiss", "pgvector", "milvus"]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -63,7 +65,22 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         spaces.fill(session, space, rows, [1] * len(ids), ids=ids)
         return PgVectorIndex(session, space.id, space.dim)
 
-    made: dict[str, Make] = {"exact": exact, "file": file, "faiss": faiss, "pgvector": pgvector}
+    def milvus(ids: list[int], rows: NDArray[np.float32]) -> VectorIndex:
+        server: LiteServer = request.getfixturevalue("milvus")
+        collection = MilvusCollection(server.connection(), f"contract_{uuid4().hex}")
+        collection.create(rows.shape[1], "contract")
+        kept = np.array(ids, dtype=np.int64)
+        collection.put(kept, rows)
+        collection.ready()
+        return MilvusIndex(collection, np.sort(kept), rows.shape[1], approximate=False, ef_search=0)
+
+    made: dict[str, Make] = {
+        "exact": exact,
+        "file": file,
+        "faiss": faiss,
+        "pgvector": pgvector,
+        "milvus": milvus,
+    }
     return made[request.param]
 
 
