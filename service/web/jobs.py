@@ -10,15 +10,17 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from sqlalchemy.orm import Session
 
 from db.queries import jobs as rows
-from db.types import Role
+from db.queries import runs
+from db.types import ReindexState, Role
 from service import steering
 from service.api.jobs import open_and_known
 from service.deps import Admin, Db, Principal, Runtime, State, Viewer
-from service.job_schemas import StartJobBody, failure_out, job_out
+from service.job_schemas import StartJobBody, failure_out, job_out, run_out
 from service.streams import Look
 from service.uploads import parse_fields
 from service.web.jobs_view import KINDS, JobView, present_failures, present_job
 from service.web.pages import PageRoute, is_fragment, render
+from service.web.report_view import RunView, present_run
 
 ENDED_ON_A_PAGE = 20
 FAILURES_IN_A_CARD = 10
@@ -53,7 +55,16 @@ def jobs(
         kinds=[(kind, KINDS[kind][0]) for kind in steering.STARTABLE],
         models=steering.candidates(session, runtime.settings),
         spaces=steering.space_uses(session),
+        ready_runs=_ready_runs(session),
     )
+
+
+def _ready_runs(session: Session) -> list[RunView]:
+    """Runs that wait for somebody to read their report."""
+    return [
+        present_run(run_out(run, rows.get_job(session, run.id)), run.report, (), may_act=False)
+        for run in runs.list_runs(session, states=[ReindexState.READY]).items
+    ]
 
 
 @router.post("/jobs")

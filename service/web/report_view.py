@@ -247,8 +247,7 @@ def _asked(report: Json) -> str:
         )
     return (
         f"{plural(n, 'photo')} asked who they are, against {plural(counts['gallery'], 'photo')} of "
-        f"{plural(counts['individuals'], 'individual')}, never those of the same encounter. "
-        "Beneath each share its 95 % interval."
+        f"{plural(counts['individuals'], 'individual')}, never those of the same encounter."
     )
 
 
