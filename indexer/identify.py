@@ -454,7 +454,14 @@ class Identifier:
             ),
         )
         started = time.perf_counter()
-        result = self._searcher.search(session, request)
+        try:
+            result = self._searcher.search(session, request)
+        except WrongSpace as error:
+            # The caller named no space: this process still answers in one that was let go.
+            raise SearchUnavailable(
+                f"The space {self._space.name} {self._space.version} was retired while this "
+                "service answered in it; ask again in a moment, or see /ready."
+            ) from error
         answer = searched(result)
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.

@@ -21,6 +21,7 @@ from indexer.catalogue import NewIndividual
 from indexer.embed import embed_missing
 from indexer.identify import IdentifyOptions, PhotoIn
 from indexer.jobs import JobRunner
+from indexer.search import SearchUnavailable
 from indexer.snapshot import SnapshotStore
 from indexer.spaces import SLOT, activate, registered
 from models.bundles import Serving
@@ -544,6 +545,21 @@ def test_a_space_without_a_bundle_here_keeps_the_old_answers_and_says_so(
     running.shelf.install(turned)
     soon(lambda: running.answers_with("turned"))
     assert running.client.get("/ready").status_code == 200
+
+
+def test_a_service_left_in_a_space_that_was_retired_says_so_and_blames_nobody(
+    start: Callable[..., Running],
+) -> None:
+    turned = TurnedPixels()
+    running = start(turned)
+    fill(running.client)
+    held = running.resight.generation
+    running.flip(running.space(turned))
+    soon(lambda: running.answers_with("turned"))
+    reindex.retire_model(running.resight.sessions, "pixels", force=True)
+    soon(lambda: beside_of(running) is None)
+    with pytest.raises(SearchUnavailable, match="retired"):
+        held.identifier.identify([PhotoIn(None, scene(2, shift=3))], IdentifyOptions())
 
 
 def test_while_a_bundle_loads_the_service_is_ready_and_says_what_goes_on(
