@@ -124,10 +124,15 @@ STATUS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 """The first row whose type fits gives the status, and the code where the error has none itself."""
 
-CODE_STATUS = BAD_PHOTO_STATUS | BAD_ARCHIVE_STATUS | MEDIA_STATUS | {
-    "idempotency_key_reused": 422,
-    "not_installed": 404,
-}
+CODE_STATUS = (
+    BAD_PHOTO_STATUS
+    | BAD_ARCHIVE_STATUS
+    | MEDIA_STATUS
+    | {
+        "idempotency_key_reused": 422,
+        "not_installed": 404,
+    }
+)
 """Codes that say more than their type."""
 
 
