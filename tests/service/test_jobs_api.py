@@ -280,6 +280,12 @@ def test_reading_is_for_viewers_and_acting_for_admins(
         for role in ("viewer", "reviewer", "curator"):
             assert status(role, "POST", path) == 403, (role, path)
     assert status("admin", "POST", f"/v1/jobs/{made.id}/pause") == 200
+    described = client.get("/openapi.json").json()["paths"]
+    acting = {path for path, methods in described.items() if "post" in methods}
+    assert {path for path in acting if path.startswith("/v1/jobs")} == {
+        "/v1/jobs",
+        *(path.replace(str(made.id), "{job_id}") for path in acts),
+    }
     with sessions_of(client)() as session:
         assert jobs.get_job(session, made.id).paused_by == "admin"
 

@@ -305,6 +305,11 @@ def test_reading_runs_is_for_viewers_and_acting_for_admins(
         for role in ("viewer", "reviewer", "curator"):
             assert status(role, "POST", path, body) == 403, (role, path)
     assert status("admin", "POST", f"{place}/activate") == 200
+    described = client.get("/openapi.json").json()["paths"]
+    acting = {path for path, methods in described.items() if "post" in methods}
+    assert {path for path in acting if path.startswith("/v1/reindex")} == {
+        path.replace(place, "/v1/reindex/{run_id}") for path, _ in acts if path.startswith("/v1/")
+    }
     with resight_of(client).sessions() as session:
         assert runs.list_runs(session).items[0].activated_by == "admin"
 
