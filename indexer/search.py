@@ -66,6 +66,7 @@ NEAR_DUPLICATE_COSINE = 0.95
 photos of an empty sea. A copy also embeds almost to the same vector; both must hold."""
 
 _REPAIR_S = 30.0
+_ALIVE_S = 2.0
 _FIRST_BATCH = 128
 _BATCH_GROWTH = 8
 _FIRST_LABELS = 48
@@ -297,6 +298,8 @@ class Searcher:
                 space = _space_or_active(session, fingerprint)
                 if space is None:
                     return SearcherStatus(False, "No space is active yet.", None, None, 0, 0)
+                if self._milvus is not None:
+                    self._milvus.call("get_server_version", timeout=_ALIVE_S)
         except SearchError as problem:
             return SearcherStatus(False, str(problem), fingerprint, None, 0, 0)
         live, reason = self._shelf.state_of(space)

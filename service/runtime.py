@@ -23,6 +23,7 @@ from indexer.inference import Inference
 from indexer.media import MediaStore, open_media
 from indexer.search import Searcher
 from indexer.spaces import ActiveSpace, space_in_use
+from indexer.vector_index.milvus import MilvusAt
 from models.bundles import Serving, load_serving, load_space, show
 from models.errors import BundleError
 from models.gate import AbsentGate, Gate
@@ -292,7 +293,9 @@ def open_resight(
 
     Raises:
         UnsupportedDatabase, SchemaMismatch: as `open_database`.
+        StartRefused: the backend is milvus, and no setting says where that is.
     """
+    milvus = _milvus(settings)
     database = open_database(settings)
     first, notices = _first_bundle(settings, database) if serving is None else (serving, ())
     store = open_media(
@@ -303,7 +306,7 @@ def open_resight(
     )
     inference = Inference(workers=settings.inference_workers, queue=settings.inference_queue)
     helpers = ThreadPoolExecutor(4, thread_name_prefix="identify")
-    searcher = Searcher(database.sessions, settings.snapshots_dir, settings.search_backend)
+    searcher = Searcher(database.sessions, settings.snapshots_dir, settings.search_backend, milvus)
     policy = IdentifyPolicy(
         limits=photo_limits(settings),
         max_photos=settings.max_photos_per_request,
@@ -348,6 +351,18 @@ def open_resight(
 def photo_limits(settings: Settings) -> DecodeLimits:
     """How large a photo may be."""
     return DecodeLimits(settings.max_photo_bytes, settings.max_photo_pixels)
+
+
+def _milvus(settings: Settings) -> MilvusAt | None:
+    if settings.search_backend != "milvus":
+        return None
+    if settings.milvus_uri is None:
+        raise StartRefused(
+            "RESIGHT_SEARCH_BACKEND is milvus; set RESIGHT_MILVUS_URI to say where Milvus is, for "
+            "example http://127.0.0.1:19530."
+        )
+    token = settings.milvus_token.get_secret_value() if settings.milvus_token else ""
+    return MilvusAt(settings.milvus_uri, token, settings.milvus_index)
 
 
 def _loader(settings: Settings) -> Load:

@@ -97,8 +97,21 @@ class Settings(BaseSettings):
         le=1,
         description="Default answer is given from this probability on; without it the bundle's.",
     )
-    search_backend: Literal["faiss", "exact", "pgvector"] = Field(
+    search_backend: Literal["faiss", "exact", "pgvector", "milvus"] = Field(
         "faiss", description="How candidates are found; every backend is re-scored exactly."
+    )
+    milvus_uri: str | None = Field(
+        None,
+        description="Where Milvus is, for the backend `milvus`: http://host:19530. "
+        "Needs the extra `milvus`.",
+    )
+    milvus_token: SecretStr | None = Field(
+        None, description="Milvus's token, `user:password` or a key."
+    )
+    milvus_index: Literal["FLAT", "HNSW"] = Field(
+        "FLAT",
+        description="How Milvus searches: `FLAT` compares with every vector, `HNSW` is "
+        "approximate and says so in the receipt.",
     )
     search_timeout_s: float = Field(10.0, gt=0, description="Longest search before an error.")
     worker: Literal["auto", "on", "off"] = Field(

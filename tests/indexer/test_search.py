@@ -36,6 +36,7 @@ from indexer.search import (
     SearchUnavailable,
     WrongSpace,
 )
+from indexer.vector_index.milvus import MilvusAt
 from tests import spaces
 from tests.spaces import individual_id
 
@@ -74,13 +75,14 @@ class Bench:
             return self.searcher.search(session, replace(request, **options))  # type: ignore[arg-type]
 
 
-def _bench(sessions: Sessions, folder: Path, backend: str) -> Bench:
+def _bench(sessions: Sessions, folder: Path, backend: str, milvus: MilvusAt | None = None) -> Bench:
     with sessions.begin() as session:
         space = spaces.make_space(session, DIM)
-    return Bench(sessions, Searcher(sessions, folder, backend), space)  # type: ignore[arg-type]
+    searcher = Searcher(sessions, folder, backend, milvus)  # type: ignore[arg-type]
+    return Bench(sessions, searcher, space)
 
 
-@pytest.fixture(params=["faiss", "memory", "exact", "pgvector"])
+@pytest.fixture(params=["faiss", "memory", "exact", "pgvector", "milvus"])
 def bench(
     request: pytest.FixtureRequest,
     sessions: Sessions,
@@ -90,7 +92,11 @@ def bench(
     """`faiss` snapshots even small spaces, `memory` is FAISS where they stay in memory."""
     if request.param == "faiss":
         monkeypatch.setattr(shelf, "MEMORY_ROWS", 0)
-    made = _bench(sessions, tmp_path, "faiss" if request.param == "memory" else request.param)
+    milvus = None
+    if request.param == "milvus":
+        milvus = request.getfixturevalue("milvus").at()
+    backend = "faiss" if request.param == "memory" else request.param
+    made = _bench(sessions, tmp_path, backend, milvus)
     yield made
     made.searcher.close()
 
