@@ -27,6 +27,7 @@ test: dev
 	@sh scripts/run_tests.sh -m "not faults" $(ARGS)
 
 test-faults: dev
+	@sh scripts/faketime.sh
 	@$(BIN)/python -m pytest -m faults $(ARGS)
 
 lint: dev
