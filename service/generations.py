@@ -26,7 +26,7 @@ from db.types import HeadSource, ReindexState
 from indexer.answers import Notice
 from indexer.catalogue import Filling
 from indexer.identify import Identifier
-from indexer.search import Searcher, SearchError
+from indexer.search import Searcher, SearchError, SearchUnavailable
 from indexer.spaces import SLOT, ActiveSpace, register_serving, registered
 from models.bundles import Problem, Serving
 from models.embedder import Embedder
@@ -155,7 +155,11 @@ class Generations:
     def _first(self, serving: Serving) -> Generation:
         active = register_serving(self._sessions, serving)
         if active.usable and active.space is not None:
-            self._searcher.ensure(active.space.fingerprint)
+            try:
+                self._searcher.ensure(active.space.fingerprint)
+            except SearchUnavailable as error:
+                # /ready says so too, and each search tries again.
+                log.warning("Not searchable yet: %s", error)
         return self._made(serving, active)
 
     def _take_up(self, space: SpaceRow, head: HeadRow | None) -> None:
