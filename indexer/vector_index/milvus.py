@@ -56,6 +56,17 @@ class MilvusAt:
     index: IndexKind = "FLAT"
 
 
+def _pymilvus() -> Any:
+    try:
+        import pymilvus
+    except ImportError as problem:
+        raise IndexUnavailable(
+            "The search backend is milvus, and its client is not installed; install it with "
+            "`pip install 'resight[milvus]'`."
+        ) from problem
+    return pymilvus
+
+
 class MilvusServer:
     """A connection, made at the first call and again after an outage. Safe for many threads."""
 
@@ -95,17 +106,11 @@ class MilvusServer:
             return self._client
 
     def _connect(self, timeout: float) -> Any:
-        try:
-            from pymilvus import MilvusClient
-        except ImportError as problem:
-            raise IndexUnavailable(
-                "The search backend is milvus, and its client is not installed; install it with "
-                "`pip install 'resight[milvus]'`."
-            ) from problem
+        pymilvus = _pymilvus()
         # Each failed call is logged there with two pages of traceback; here it becomes one error.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         try:
-            return MilvusClient(uri=self.at.uri, token=self.at.token, timeout=timeout)
+            return pymilvus.MilvusClient(uri=self.at.uri, token=self.at.token, timeout=timeout)
         except Exception as problem:
             raise self._translated(problem) from problem
 
@@ -132,17 +137,15 @@ class MilvusCollection:
 
     def create(self, dim: int, description: str) -> None:
         """Make it, empty, with its index."""
-        from pymilvus import CollectionSchema, DataType, FieldSchema
-        from pymilvus.milvus_client import IndexParams
-
-        schema = CollectionSchema(
+        pymilvus = _pymilvus()
+        schema = pymilvus.CollectionSchema(
             [
-                FieldSchema("id", DataType.INT64, is_primary=True, auto_id=False),
-                FieldSchema("v", DataType.FLOAT_VECTOR, dim=dim),
+                pymilvus.FieldSchema("id", pymilvus.DataType.INT64, is_primary=True),
+                pymilvus.FieldSchema("v", pymilvus.DataType.FLOAT_VECTOR, dim=dim),
             ],
             description=description,
         )
-        index = IndexParams()
+        index = pymilvus.MilvusClient.prepare_index_params()
         how = {"M": M, "efConstruction": EF_CONSTRUCTION}
         kind = self._server.at.index
         index.add_index(
