@@ -128,6 +128,7 @@ def test_fewer_vectors_than_asked_for(make: Make) -> None:
 
 
 def test_equal_vectors_come_by_id(make: Make) -> None:
+    """Promise 45: ties are ordered by id."""
     rows = np.repeat(spaces.clustered([0, 1], 16), 40, axis=0)
     ids = list(range(200, 120, -1))
     index = make(ids, rows)
@@ -225,6 +226,7 @@ grid = st.lists(
 def test_any_points_are_ordered_like_brute_force(
     make: Make, points: list[list[int]], asked: int, n: int, data: st.DataObject
 ) -> None:
+    """Promise 33: exact mode equals the oracle, to the id and order."""
     rows = unit_rows(unit_rows(np.array(points, dtype=np.float32)))
     ids = data.draw(st.permutations(range(1, len(points) + 1)))
     allowed = data.draw(st.none() | st.sets(st.integers(1, 45)))
@@ -255,6 +257,7 @@ def test_coarse_codes_never_change_the_order(
 
 
 def test_refuses_vectors_without_direction() -> None:
+    """Promise 44: zero, NaN and infinite vectors are refused with a reason."""
     for bad in (np.zeros((1, 4)), np.array([[1, np.nan]]), np.array([[1, np.inf]]), np.zeros(4)):
         with pytest.raises(ValueError, match="vector"):
             unit_rows(bad)
@@ -276,6 +279,7 @@ def test_scores_do_not_depend_on_company() -> None:
 
 
 def test_broken_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    """Promise 41: empty, truncated, with a flipped header, of other rows."""
     rows = spaces.clustered(list(range(50)), 8)
     ids = np.arange(50)
     path = tmp_path / "codes.faiss"
@@ -292,6 +296,7 @@ def test_broken_or_foreign_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_codes_replaced_by_rename_keep_old_readers_alive(tmp_path: Path) -> None:
+    """Promise 43: replacing a file under a reader that maps it never ends the process."""
     rows = spaces.clustered(list(range(2000)), 32)
     ids = np.arange(2000)
     path = tmp_path / "codes.faiss"
@@ -305,6 +310,7 @@ def test_codes_replaced_by_rename_keep_old_readers_alive(tmp_path: Path) -> None
 
 
 def test_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 14: a full disk keeps the old file."""
     rows = spaces.clustered(list(range(50)), 8)
     path = tmp_path / "codes.faiss"
     faiss_sq8.write(path, rows)

@@ -155,6 +155,7 @@ def test_empty_space_gives_an_empty_answer_that_says_so(bench: Bench) -> None:
 
 
 def test_fewer_individuals_than_k(bench: Bench) -> None:
+    """Promise 35: never fewer than min(k, eligible)."""
     numbers = [0, 0, 1]
     vectors = spaces.clustered(numbers, DIM)
     ids = bench.fill(vectors, numbers)
@@ -165,6 +166,7 @@ def test_fewer_individuals_than_k(bench: Bench) -> None:
 
 
 def test_nearest_individuals_of_many(bench: Bench) -> None:
+    """Promise 33: the oracle's answer, to the id and order."""
     rng = np.random.default_rng(4)
     numbers = rng.integers(0, 700, 2500).tolist()
     vectors = spaces.clustered(numbers, DIM)
@@ -208,6 +210,7 @@ def test_stored_vectors_need_not_have_length_one(bench: Bench) -> None:
 
 
 def test_equal_requests_give_equal_answers(bench: Bench) -> None:
+    """Promise 45: the same query twice gives the same order."""
     numbers = [number // 3 for number in range(1500)]
     vectors = spaces.clustered(numbers, DIM)
     bench.fill(vectors, numbers)
@@ -263,6 +266,7 @@ def test_labels_are_those_of_now(bench: Bench) -> None:
 
 
 def test_deleted_annotations_are_gone_from_the_next_search(bench: Bench) -> None:
+    """Promise 39: what was deleted is gone from the next search."""
     numbers = [number // 2 for number in range(40)]
     vectors = spaces.clustered(numbers, DIM)
     ids = bench.fill(vectors, numbers).tolist()
@@ -307,6 +311,7 @@ def test_filters_are_joined_in_sql(bench: Bench) -> None:
 
 
 def test_the_query_itself_is_left_out_and_counted(bench: Bench) -> None:
+    """Promise 37: a stored photo as the query, without itself."""
     numbers = [number // 2 for number in range(40)]
     vectors = spaces.clustered(numbers, DIM)
     ids = bench.fill(vectors, numbers).tolist()
@@ -321,6 +326,7 @@ def test_the_query_itself_is_left_out_and_counted(bench: Bench) -> None:
 
 
 def test_the_encounter_is_left_out_and_counted(bench: Bench) -> None:
+    """Promise 37: the same encounter is left out and counted."""
     numbers = [number // 4 for number in range(80)]
     met = [number // 2 for number in range(80)]
     vectors = spaces.clustered(numbers, DIM)
@@ -338,6 +344,7 @@ def test_the_encounter_is_left_out_and_counted(bench: Bench) -> None:
 
 
 def test_near_duplicates_need_both_hash_and_vector(bench: Bench) -> None:
+    """Promise 37: near duplicates are left out and counted."""
     photo, other = spaces.clustered([0, 1], DIM)
     vectors = np.stack([photo, photo, photo, other])
     hashes = [0b0000, 0b0111, 0b1_1111, 0b0000]
@@ -369,6 +376,7 @@ def test_exclusions_do_not_eat_into_k(bench: Bench) -> None:
 
 
 def test_a_new_individual_is_found_by_the_next_request(bench: Bench, engine: Engine) -> None:
+    """Promise 38: read your writes, without retraining, in every process."""
     numbers = [number // 2 for number in range(60)]
     vectors = spaces.clustered(numbers, DIM)
     bench.fill(vectors, numbers)
@@ -547,6 +555,7 @@ def test_two_spaces_of_one_dimension_never_meet(bench: Bench) -> None:
 
 @pytest.mark.parametrize("vector", [[0.0] * DIM, [np.nan] * DIM, [np.inf] + [0.0] * (DIM - 1)])
 def test_vectors_without_direction_are_refused(small: Bench, vector: list[float]) -> None:
+    """Promise 44: zero, NaN and infinite queries are refused."""
     with pytest.raises(ValueError, match="no direction"):
         small.ask(np.array([vector], dtype=np.float32))
 
@@ -559,6 +568,7 @@ def test_nothing_asked_is_refused(small: Bench) -> None:
 
 
 def test_a_cancelled_statement_is_a_timeout(bench: Bench) -> None:
+    """Promise 36: a timeout is an error, never an empty list."""
     vectors = spaces.clustered([0], DIM)
     bench.fill(vectors, [0])
     bench.ask(vectors)
@@ -584,6 +594,7 @@ def test_the_time_of_a_request_is_kept(bench: Bench) -> None:
 
 
 def test_a_closed_connection_is_unavailable(bench: Bench) -> None:
+    """Promise 36: a lost database is an error, never an empty list."""
     vectors = spaces.clustered([0], DIM)
     bench.fill(vectors, [0])
     bench.ask(vectors)
@@ -597,6 +608,7 @@ def test_a_closed_connection_is_unavailable(bench: Bench) -> None:
 
 
 def test_dead_and_silent_databases_are_errors_in_time(tmp_path: Path) -> None:
+    """Promise 36: a stopped or dead database is an error, in time."""
     server = embedded.start(tmp_path)
     engine = make_engine(server.url)
     migrate.upgrade(engine)

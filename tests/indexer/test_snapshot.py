@@ -167,6 +167,7 @@ def _flip(path: Path, position: int) -> None:
 def test_whatever_is_wrong_it_is_discarded_and_built_again(
     place: Place, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Promise 41: empty, truncated, a flipped bit, of another model: discarded and rebuilt."""
     before = place.answer_of_a_new_process()
     (folder,) = place.folders
     damage(folder)
@@ -204,6 +205,8 @@ def test_a_database_restored_to_an_earlier_time_is_noticed(
 def test_a_disk_that_is_full_never_stops_a_search(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Promise 14: a full disk keeps the old snapshot and never stops a search."""
+
     def no_space(*_: object) -> float:
         raise OSError(28, "No space left on device")
 
@@ -295,6 +298,7 @@ def test_renewed_when_enough_has_changed(place: Place, monkeypatch: pytest.Monke
 
 
 def test_what_was_written_while_no_process_ran_is_found(place: Place) -> None:
+    """Promises 38 and 39: what was written and deleted before a restart counts."""
     first = place.answer_of_a_new_process()
     novel = spaces.clustered([0], DIM, seed=5)
     with place.sessions.begin() as session:
