@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -195,8 +196,10 @@ class MilvusCopies:
         collection.create(
             space.dim, f"Resight {space.name} {space.version}, space {space.fingerprint}"
         )
-        for ids, vectors in embeddings.read_space_chunks(session, space.id, _READ_ROWS):
-            collection.put(ids, unit_rows(vectors))
+        # Closed whatever happens: a reading that is left half-way blocks its connection for ever.
+        with closing(embeddings.read_space_chunks(session, space.id, _READ_ROWS)) as chunks:
+            for ids, vectors in chunks:
+                collection.put(ids, unit_rows(vectors))
         collection.ready()
         published = self._publish(session, space, names, collection, horizon)
         self._switch(names, collection.name)

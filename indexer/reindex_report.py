@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -318,11 +319,12 @@ def snapshot_recall(
         queries = unit_rows(queries)
         wanted = _Nearest(len(queries), RECALL_K)
         there = []
-        for ids, rows in embeddings.read_space_chunks(session, space_id):
-            alive()
-            known = np.isin(ids, snapshot.ids, assume_unique=True)
-            there.append(ids[known])
-            wanted.add(ids[known], exact_cosines(unit_rows(rows[known]), queries).T)
+        with closing(embeddings.read_space_chunks(session, space_id)) as chunks:
+            for ids, rows in chunks:
+                alive()
+                known = np.isin(ids, snapshot.ids, assume_unique=True)
+                there.append(ids[known])
+                wanted.add(ids[known], exact_cosines(unit_rows(rows[known]), queries).T)
     gone = np.setdiff1d(snapshot.ids, np.concatenate([NO_IDS, *there]), assume_unique=True)
     part = Part(snapshot.index, gone)
     found = total = 0

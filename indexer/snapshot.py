@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -192,8 +193,9 @@ def _system_identifier(session: Session) -> int:
 def _write(session: Session, space: SpaceRow, folder: Path, identifier: UUID) -> Manifest:
     # The horizon is read first: what commits later is at or above it, so nothing falls between.
     horizon = embeddings.horizon(session)
-    chunks = embeddings.read_space_chunks(session, space.id, _READ_ROWS)
-    _write_rows(folder, chunks, space.dim)
+    # Closed whatever happens: a reading that is left half-way blocks its connection for ever.
+    with closing(embeddings.read_space_chunks(session, space.id, _READ_ROWS)) as chunks:
+        _write_rows(folder, chunks, space.dim)
     ids, vectors = _rows(folder)
     max_error = write(folder / "codes.faiss", vectors)
     index = FaissSq8Index(folder / "codes.faiss", ids, vectors, max_error)

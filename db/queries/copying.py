@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ def fetch_ids(session: Session, query: str, parameters: Parameters = None) -> In
 
 def copy_vectors(
     session: Session, query: Query, parameters: Parameters, dim: int, chunk: int
-) -> Iterator[tuple[Int64s, Float32s]]:
+) -> Generator[tuple[Int64s, Float32s], None, None]:
     """(ids int64 (n,), vectors float32 (n, dim)) with n ≤ `chunk`, of a statement with the columns
     `bigint` and `vector`; memory stays at one chunk."""
     row = _vector_row(dim)

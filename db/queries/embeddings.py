@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -410,10 +410,11 @@ def read_space(session: Session, model_id: int) -> tuple[Int64s, Float32s, int]:
 
 def read_space_chunks(
     session: Session, model_id: int, chunk: int = READ_CHUNK
-) -> Iterator[tuple[Int64s, Float32s]]:
+) -> Generator[tuple[Int64s, Float32s], None, None]:
     """The space in chunks (ids int64 (n,), vectors float32 (n, D)), n ≤ `chunk`, ids ascending.
 
-    The session can do nothing else until the last chunk is taken.
+    The session can do nothing else, rolling back included, until the last chunk is taken or the
+    generator is closed: use `contextlib.closing` where something may fail in between.
     """
     query = pgsql.SQL("SELECT annotation_id, v FROM {} ORDER BY annotation_id").format(
         pgsql.Identifier(_partition(model_id))

@@ -57,7 +57,8 @@ INSERT INTO annotation (id, catalogue_id, media_id, individual_id, encounter_id,
            CASE WHEN n % 1000 = 0 THEN 'ventral' END
     FROM catalogue, generate_series(1, {PHOTOS}) n WHERE n / 4 + 1 <= {PHOTOS // 4};
 INSERT INTO embedding (model_id, annotation_id, v)
-    SELECT 1, id, ARRAY[1, id % 7, id % 11, id % 13, id % 17, id % 19, id % 23, id % 29]::real[]::vector
+    SELECT 1, id,
+           ARRAY[1, id % 7, id % 11, id % 13, id % 17, id % 19, id % 23, id % 29]::real[]::vector
     FROM annotation;
 INSERT INTO annotation_change (annotation_id)
     SELECT id FROM annotation WHERE id % 4 = 0;
