@@ -123,6 +123,15 @@ def place(
     engine.dispose()
 
 
+def sweep_all(place: Place, expected: int) -> int:
+    """Orphans that sweeps without an age take; a store that counts in whole seconds holds what it
+    got in this one back."""
+    swept, until = 0, time.monotonic() + 5
+    while swept < expected and time.monotonic() < until:
+        swept += sweep(place.sessions, place.store, 0.0).orphans
+    return swept
+
+
 @pytest.mark.parametrize(
     ("point", "stored"),
     [
@@ -144,7 +153,7 @@ def test_an_addition_that_dies_at_any_step_leaves_nothing_wrong(
     assert place.wrong() == []
     assert len(list(place.store.stored())) == stored
     assert sweep(place.sessions, place.store).orphans == 0, "what is young may be under way"
-    assert sweep(place.sessions, place.store, 0.0).orphans == stored
+    assert sweep_all(place, stored) == stored
     assert list(place.store.stored()) == []
     again = place.child(ADD)
     out, _ = again.communicate(timeout=120)
