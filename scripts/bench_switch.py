@@ -244,7 +244,8 @@ class Load:
         self._seen.judge(f"annotation {asked}", answer)
 
     def _read(self, client: httpx.Client, number: int) -> None:
-        stored = self._seen.queries
+        # The others add to the list meanwhile.
+        stored = tuple(self._seen.queries)
         url = f"/v1/queries/{stored[number % len(stored)]}" if stored else "/v1/individuals"
         answer = self._timed("read", lambda: client.get(url))
         if stored and answer["receipt"]["fingerprint"] not in self._seen.spaces:
