@@ -57,6 +57,7 @@ _LOCK: Final = 0x5E516877
 _POLL_S: Final = 0.5
 _MOST_MEMORY_MB: Final = 2_048
 _ROW_OVERHEAD: Final = 240
+_REPAIR_S = 30.0
 
 
 class Stopped(Exception):
@@ -113,7 +114,7 @@ def build(
     Waits for another process that is building it. `progress` is told the share that is done.
 
     Raises:
-        Stopped: `stopping` said so.
+        Stopped: `stopping` said so; with `again` nothing is left of the build.
     """
     with _maintenance(sessions) as connection, _alone(connection, space.id, stopping):
         with sessions() as session:
@@ -128,7 +129,8 @@ def build(
         if index is None or not index.valid:
             if index is not None:
                 log.warning("The index %s is not whole and is built again.", index.name)
-            _create(connection, sessions, space, memory, stopping, progress)
+            # What a repair leaves behind, the next one finds: it is still wanted.
+            _create(connection, sessions, space, memory, stopping, progress, keep_remains=not again)
         build_s = time.monotonic() - started
         with sessions.begin() as session:
             return _measured(session, space, memory, build_s, stopping)
@@ -142,6 +144,41 @@ def repair(sessions: Sessions, stopping: Stopping = lambda: False) -> list[int]:
     for space in spaces:
         build(sessions, space, stopping=stopping, again=False)
     return broken
+
+
+class Repairs:
+    """Repairs of one process, in a thread of their own."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ann-repair")
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def soon(self) -> None:
+        """Look, at most every half minute, for an index that a crash left broken."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._next or self._closing.is_set():
+                return
+            self._next = now + _REPAIR_S
+            self._thread.submit(self._run)
+
+    def close(self) -> None:
+        """Ends; a build under way is given up."""
+        with self._lock:
+            self._closing.set()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self) -> None:
+        try:
+            repair(self._sessions, self._closing.is_set)
+        except Stopped:
+            pass
+        except Exception as problem:
+            # Nobody waits for this: the next search without an index asks for it again.
+            log.warning("A broken index could not be built again: %s", problem)
 
 
 # ---------------------------------------------------------------- building
@@ -189,11 +226,17 @@ def _create(
     memory_mb: int,
     stopping: Stopping,
     progress: Callable[[float], None],
+    *,
+    keep_remains: bool,
 ) -> None:
     connection.exec_driver_sql(f"SET maintenance_work_mem = '{int(memory_mb)}MB'")
     ann.drop_ann_index(connection, space.id)
     try:
         _create_watched(connection, sessions, space, stopping, progress)
+    except Stopped:
+        if not keep_remains:
+            ann.drop_ann_index(connection, space.id)
+        raise
     except exc.DBAPIError as problem:
         if problem.connection_invalidated:
             raise  # what is left is found and replaced later
@@ -241,7 +284,6 @@ def _create_watched(
         except exc.DBAPIError as problem:
             if not isinstance(problem.orig, psycopg.errors.QueryCanceled):
                 raise
-            ann.drop_ann_index(connection, space.id)
             raise Stopped from problem
 
 

@@ -7,8 +7,6 @@ is the same whatever the backend, and a search that cannot run to its end is an 
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,8 +50,6 @@ from indexer.vector_index.protocol import (
     unit_rows,
 )
 
-log = logging.getLogger(__name__)
-
 Backend = Literal["faiss", "exact", "pgvector", "milvus"]
 
 SUPPORT_DEPTH = 10
@@ -65,7 +61,6 @@ NEAR_DUPLICATE_COSINE = 0.95
 """A re-encoded or resized copy keeps its 64-bit difference hash up to a few bits, but so do two
 photos of an empty sea. A copy also embeds almost to the same vector; both must hold."""
 
-_REPAIR_S = 30.0
 _ALIVE_S = 2.0
 _FIRST_BATCH = 128
 _BATCH_GROWTH = 8
@@ -203,10 +198,7 @@ class Searcher:
         source = _source(backend, snapshots_dir, self._milvus)
         self._shelf = Shelf(sessions, source, self._loading)
         self._true_matches = TrueMatches(sessions, self._measuring, self._view)
-        self._repairing = ThreadPoolExecutor(1, thread_name_prefix="searcher-repair")
-        self._closing = threading.Event()
-        self._repair_lock = threading.Lock()
-        self._repair_at = 0.0
+        self._repairs = ann.Repairs(sessions)
 
     def ensure(self, fingerprint: str) -> None:
         """Load the space, building its snapshot if there is none that can be trusted; blocks.
@@ -219,7 +211,7 @@ class Searcher:
             space = _space_of(session, fingerprint)
             self._shelf.live(space, timeout_s=None)
         if self._backend == "pgvector":
-            self._repair_soon()
+            self._repairs.soon()
         self._true_matches.measure_soon(space)
 
     def refresh(self, fingerprint: str | None = None) -> None:
@@ -310,8 +302,7 @@ class Searcher:
 
     def close(self) -> None:
         """Ends the background work; a snapshot under way is finished first."""
-        self._closing.set()
-        self._repairing.shutdown(wait=True, cancel_futures=True)
+        self._repairs.close()
         self._measuring.shutdown(wait=True, cancel_futures=True)
         self._loading.shutdown(wait=True, cancel_futures=True)
         if self._milvus is not None:
@@ -333,29 +324,11 @@ class Searcher:
     def _in_postgres(self, session: Session, space: SpaceRow, view: View) -> View:
         published = usable_ann(session, space.id)
         if published is None:
-            self._repair_soon()
+            self._repairs.soon()
         use = ann.use_of(published, view.size)
         snapshot = str(published.id) if published is not None and use is not None else None
         index = PgVectorIndex(session, space.id, space.dim, view.size, use)
         return View((Part(index),), view.size, view.eligible, 0, snapshot)
-
-    def _repair_soon(self) -> None:
-        """Look, at most every half minute, for an index that a crash left broken."""
-        now = time.monotonic()
-        with self._repair_lock:
-            if now < self._repair_at or self._closing.is_set():
-                return
-            self._repair_at = now + _REPAIR_S
-            self._repairing.submit(self._repair)
-
-    def _repair(self) -> None:
-        try:
-            ann.repair(self._sessions, self._closing.is_set)
-        except ann.Stopped:
-            pass
-        except Exception as problem:
-            # Nobody waits for this: the next search without an index asks for it again.
-            log.warning("A broken index could not be built again: %s", problem)
 
 
 def _source(backend: Backend, snapshots_dir: Path, milvus: MilvusServer | None) -> Source:

@@ -12,6 +12,7 @@ search, and `filtered` the same searches among about one photo in a thousand.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -166,6 +167,9 @@ def measure(
     if codes is None:
         raise SystemExit(f"{options.n} vectors live in memory; ask for more than 5,000 with --n")
     searcher.close()
+    # What it has mapped goes with it, so that memory is counted once.
+    del searcher
+    gc.collect()
     searcher = Searcher(sessions, folder)
     started = time.perf_counter()
     searcher.ensure(space.fingerprint)

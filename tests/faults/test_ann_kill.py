@@ -31,7 +31,6 @@ from db.queries.embeddings import SpaceRow
 from db.session import make_engine, make_sessions
 from db.types import JobKind, JobState
 from indexer import ann
-from indexer import search as searching
 from indexer.jobs import JobRunner, start_job
 from indexer.search import Searcher, SearchRequest
 from tests import spaces
@@ -117,7 +116,7 @@ class Place:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(searching, "_REPAIR_S", 0.2)
+    monkeypatch.setattr(ann, "_REPAIR_S", 0.2)
     monkeypatch.setattr(ann, "_MOST_QUERIES", 20)
     with tempfile.TemporaryDirectory(prefix="resight-test-") as name:
         data_dir = Path(name)

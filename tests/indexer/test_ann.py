@@ -22,7 +22,6 @@ from db.queries.filters import SearchFilters
 from db.session import make_engine, make_sessions
 from db.types import JobKind, JobState
 from indexer import ann
-from indexer import search as searching
 from indexer.jobs import JobRunner, start_job
 from indexer.search import Searcher, SearchRequest, SearchResult
 from indexer.vector_index import pgvector
@@ -105,7 +104,7 @@ class Place:
 
 @pytest.fixture
 def place(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setattr(searching, "_REPAIR_S", 0.0)
+    monkeypatch.setattr(ann, "_REPAIR_S", 0.0)
     monkeypatch.setattr(ann, "_MOST_QUERIES", 20)
     made = Place(sessions, ROWS)
     yield made
@@ -309,6 +308,22 @@ def test_a_build_that_is_given_up_leaves_nothing(place: Place) -> None:
             ann.build(place.sessions, place.space, stopping=stopping)
     assert place.index() is None
     assert place.mode(place.searcher()) == "exact"
+
+
+def test_a_repair_that_is_given_up_is_taken_up_by_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 5: a service that ends meanwhile does not forget that the index was wanted."""
+    ann.build(place.sessions, place.space)
+    place.run(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)",
+        name=rows.index_name(place.space.id),
+    )
+    monkeypatch.setattr(ann, "_POLL_S", 0.005)
+    with pytest.raises(ann.Stopped):
+        ann.repair(place.sessions, stopping=lambda: _building(place))
+    assert ann.repair(place.sessions) == [place.space.id]
+    assert place.mode(place.searcher()) == "ann"
 
 
 def test_two_that_build_at_once_take_turns(place: Place) -> None:
