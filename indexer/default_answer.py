@@ -53,21 +53,29 @@ def default_answer(
             reason=f"The head's best slot ({head.winner_slot}) is of an individual with no name in "
             "its list; the matches may know it.",
         )
+    # Slots of merged individuals count together; where not even all of them would do, it need not
+    # be asked who they are.
+    if sum(score.probability for score in head.top) < min_probability:
+        return _low_confidence(head.top[0].probability, min_probability, model)
     candidates = _name_slots(session, head_id, head.top)
     best = candidates[0].probability
     if best < min_probability:
-        return DefaultAnswer(
-            "low_confidence",
-            probability=best,
-            model=model,
-            reason=f"The best probability is {best:.3f}, below {min_probability:.3f}.",
-        )
+        return _low_confidence(best, min_probability, model)
     return DefaultAnswer(
         "given",
         individual=candidates[0].individual,
         probability=best,
         model=model,
         candidates=candidates,
+    )
+
+
+def _low_confidence(best: float, needed: float, model: str) -> DefaultAnswer:
+    return DefaultAnswer(
+        "low_confidence",
+        probability=best,
+        model=model,
+        reason=f"The best probability is {best:.3f}, below {needed:.3f}.",
     )
 
 

@@ -64,7 +64,7 @@ photos of an empty sea. A copy also embeds almost to the same vector; both must 
 _ALIVE_S = 2.0
 _FIRST_BATCH = 128
 _BATCH_GROWTH = 8
-_FIRST_LABELS = 48
+_FIRST_LABELS = 32
 _LABEL_GROWTH = 4
 
 
