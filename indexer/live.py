@@ -48,6 +48,8 @@ class Base:
     index: VectorIndex | None
     horizon: int
     snapshot: str | None
+    brought_forward: bool = False
+    """Renewing it costs what has changed, and not a new build."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,9 +138,11 @@ class LiveSpace:
 
     @property
     def stale(self) -> bool:
-        """Whether a new snapshot is worth building."""
+        """Whether a new base is worth its cost."""
+        base = self._state.base
         changed = max(len(self._state.delta_ids), len(self._state.hidden))
-        return changed > max(STALE_ROWS, STALE_SHARE * len(self._state.base.ids))
+        share = 0.0 if base.brought_forward else STALE_SHARE
+        return changed > max(STALE_ROWS, share * len(base.ids))
 
     def catch_up(self, session: Session) -> View:
         """What the session's transaction sees now, its own uncommitted rows included.

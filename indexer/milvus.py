@@ -113,7 +113,7 @@ class MilvusCopies:
             approximate=published.report["index"] != "FLAT",
             ef_search=int(published.report["ef_search"]),
         )
-        return Base(ids, index, published.horizon_tx, str(published.id))
+        return Base(ids, index, published.horizon_tx, str(published.id), brought_forward=True)
 
     # ------------------------------------------------------------ trust
 

@@ -42,7 +42,8 @@ _FILTER_IDS = 16_384
 """Ids in one filter expression, which Milvus parses as text."""
 _FETCH_IDS = 1_024
 _INSERT_BYTES = 2**24
-_NOT_FOUND = 100
+_NOT_FOUND = (100, 1600)
+"""Of a collection, and of an alias."""
 _NOT_LOADED = 101
 
 
@@ -118,7 +119,7 @@ class MilvusServer:
         code = getattr(problem, "code", None)
         words = str(getattr(problem, "message", None) or problem).strip().splitlines()
         reason = words[0] if words else type(problem).__name__
-        if code == _NOT_FOUND or "not exist" in reason or "can't find collection" in reason:
+        if code in _NOT_FOUND or "not exist" in reason or "can't find collection" in reason:
             return IndexGone(f"Milvus at {self.at.uri} lacks the vectors ({reason}).")
         if "DEADLINE_EXCEEDED" in str(problem) or "timeout" in reason.lower():
             return IndexTimeout(f"Milvus at {self.at.uri} did not answer in time ({reason}).")
