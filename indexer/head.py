@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
@@ -211,11 +212,12 @@ def read_labelled(session: Session, model_id: int) -> Labelled:
     dim = embeddings.get_space_by_id(session, model_id).dim
     vectors = np.empty((len(ids), dim), dtype=np.float32)
     there = np.zeros(len(ids), dtype=np.bool_)
-    for some_ids, some in embeddings.read_space_chunks(session, model_id):
-        at = np.searchsorted(ids, some_ids)
-        found = (at < len(ids)) & (ids[np.minimum(at, len(ids) - 1)] == some_ids)
-        vectors[at[found]] = l2_normalize(some[found])
-        there[at[found]] = True
+    with closing(embeddings.read_space_chunks(session, model_id)) as chunks:
+        for some_ids, some in chunks:
+            at = np.searchsorted(ids, some_ids)
+            found = (at < len(ids)) & (ids[np.minimum(at, len(ids) - 1)] == some_ids)
+            vectors[at[found]] = l2_normalize(some[found])
+            there[at[found]] = True
     individuals: dict[UUID, int] = {}
     meetings: dict[UUID | int, int] = {}
     kept = [row for row, has_vector in zip(rows, there, strict=True) if has_vector]

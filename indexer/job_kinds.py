@@ -23,31 +23,25 @@ from db.queries.jobs import ChunkSpec, ItemFailure, JobRow
 from db.queries.media import AnnotationRow
 from db.types import JobKind, SnapshotState
 from indexer.ann import BuildAnnHandler
-from indexer.embed import EmbeddedPhotos, embed_photos
+from indexer.embedding_stage import STAGE, EmbeddingStage
 from indexer.evaluate import Ranks, leave_one_encounter_out
-from indexer.follow import EmbedderOf, Follower, item_failures
+from indexer.follow import EmbedderOf, Follower
 from indexer.head import FitHeadHandler, HeadOf
 from indexer.ingest import ImportProgress, run_import
-from indexer.jobs import ChunkContext, JobFailed, JobHandler, Plan, Tick, Unable
+from indexer.jobs import ChunkContext, JobFailed, JobHandler, Plan, Tick
 from indexer.layouts import ImportPlan, ImportPlanError, plan_import
 from indexer.locations import is_uri
 from indexer.media import MediaError, MediaStore, StoreUnavailable
 from indexer.reindex import ReindexHandler
 from indexer.reindex_report import accuracy, choose_questions
 from indexer.remote_layouts import plan_uri
-from indexer.shelf import BUILD_LOCK
-from indexer.snapshot import SnapshotStore
+from indexer.snapshot import SnapshotStore, hold_build
 from indexer.vector_index.protocol import unit_rows
-from models.errors import BundleError
 from models.preprocess import DecodeLimits
 
 Sessions = sessionmaker[Session]
 Json = dict[str, Any]
 
-CHUNK: Final = 64
-"""Photos that a worker embeds before it commits."""
-_ROUNDS: Final = 3
-"""After so many looks for photos that came meanwhile, the rest is left to the tick."""
 _QUERIES: Final = 256
 _LINES: Final = 200
 """Questions of an evaluation and lines of an export between two looks at whether to stop."""
@@ -87,15 +81,6 @@ def ticks(means: Means) -> list[Tick]:
     return [Follower(means.sessions, means.store, means.embedder_of, limits=means.limits)]
 
 
-class _Stopped(Exception):
-    """The chunk is to be given up."""
-
-
-def _alive(chunk: ChunkContext) -> None:
-    if chunk.stopping():
-        raise _Stopped
-
-
 class EmbedMissing:
     """Params: `model_id`. Every annotation that lacks a vector in the space gets one; those that
     cannot be embedded are failures. Photos without annotations lack nothing."""
@@ -103,58 +88,16 @@ class EmbedMissing:
     kind = JobKind.EMBED_MISSING
 
     def __init__(self, means: Means) -> None:
-        self._means = means
+        self._stage = EmbeddingStage(means.store, means.embedder_of, limits=means.limits)
 
     def plan(self, session: Session, job: JobRow) -> Plan:
-        model_id = job.params["model_id"]
-        rounds = runs.stage_rounds(session, job.id, "embedding")
-        ranges = (
-            embeddings.missing_ranges(session, model_id, CHUNK, job.id) if rounds < _ROUNDS else []
-        )
-        if not ranges:
+        chunks = self._stage.plan(session, job, job.params["model_id"])
+        if not chunks:
             return Plan.end({"embedded": job.done, "failed": job.failed})
-        return Plan.next_stage(
-            "embedding",
-            [
-                ChunkSpec("embedding", {"first": first, "last": last, "round": rounds + 1}, count)
-                for first, last, count in ranges
-            ],
-        )
+        return Plan.next_stage(STAGE, chunks)
 
     def work(self, chunk: ChunkContext) -> None:
-        photos = self._embed(chunk)
-        if photos is None:
-            return
-
-        def write(session: Session) -> list[ItemFailure]:
-            photos.put(session, chunk.job.params["model_id"])
-            return item_failures(photos)
-
-        chunk.commit(write, max(chunk.row.items - len(photos.failed), 0))
-
-    def _embed(self, chunk: ChunkContext) -> EmbeddedPhotos | None:
-        model_id = chunk.job.params["model_id"]
-        with chunk.sessions() as session:
-            space = embeddings.get_space_by_id(session, model_id)
-            if chunk.row.retry is not None:
-                among = [int(item.split("@")[0]) for item in chunk.row.retry]
-                wanted = embeddings.missing(session, model_id, among=among)
-            else:
-                first, last = chunk.row.params["first"], chunk.row.params["last"]
-                wanted = embeddings.missing(
-                    session, model_id, after_id=first - 1, until_id=last, job_id=chunk.job.id
-                )
-        try:
-            embedder = self._means.embedder_of(space.fingerprint)
-        except BundleError as error:
-            raise Unable(error.code, str(error)) from error
-        return embed_photos(
-            self._means.store,
-            embedder,
-            wanted,
-            stopping=chunk.stopping,
-            limits=self._means.limits,
-        )
+        self._stage.work(chunk, chunk.job.params["model_id"])
 
 
 class BuildSnapshot:
@@ -177,10 +120,7 @@ class BuildSnapshot:
         model_id = chunk.job.params["model_id"]
         with chunk.sessions.begin() as session:
             space = embeddings.get_space_by_id(session, model_id)
-            session.execute(
-                text("SELECT pg_advisory_xact_lock(:lock, :model)"),
-                {"lock": BUILD_LOCK, "model": model_id},
-            )
+            hold_build(session, model_id)
             self._snapshots.build(session, space)
         with chunk.sessions() as session:
             built = embeddings.list_snapshots(session, model_id, SnapshotState.READY)[0]
@@ -218,7 +158,7 @@ class ImportPhotos:
         plan = _only(plan, chunk.row.retry)
 
         def progress(now: ImportProgress) -> None:
-            _alive(chunk)
+            chunk.check()
             chunk.progress(now.imported + now.already_known, now.total)
 
         try:
@@ -230,8 +170,6 @@ class ImportPhotos:
                 progress=progress,
                 limits=self._means.limits,
             )
-        except _Stopped:
-            return
         except StoreUnavailable:
             raise  # tried again later
         except MediaError as error:
@@ -348,13 +286,11 @@ class Export:
                     file.write(json.dumps(line, ensure_ascii=False, default=str) + "\n")
                     written += 1
                     if written % _LINES == 0:
-                        _alive(chunk)
+                        chunk.check()
                         chunk.progress(written)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, target)
-        except _Stopped:
-            return
         finally:
             part.unlink(missing_ok=True)
         chunk.progress(written, written)

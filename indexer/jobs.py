@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,6 +53,10 @@ OUTAGE_S: Final = 1.0
 
 class LostChunk(Exception):
     """The chunk belongs to another worker by now, or its job has ended; nothing was written."""
+
+
+class Stopped(Exception):
+    """The chunk under way is to be given up; `ChunkContext.check` raises it through the work."""
 
 
 class JobFailed(Exception):
@@ -124,6 +130,13 @@ class ChunkContext:
         Costs nothing: a thread beside asks the database about once a second, and renews the lease.
         """
         return self._stop.is_set() or self._lost.is_set()
+
+    def check(self) -> None:
+        """Raises:
+        Stopped: the chunk is to be given up now.
+        """
+        if self.stopping():
+            raise Stopped
 
     def progress(self, done: int, items: int | None = None) -> None:
         """Tell how many of the chunk's items are done, shown within a second or so; and how many
@@ -210,7 +223,8 @@ class JobHandler(Protocol):
     def work(self, chunk: ChunkContext) -> None:
         """Do one chunk outside any transaction, and end it with `chunk.commit`.
 
-        Ask `chunk.stopping()` every second or so and return without a commit if it says so. A
+        Ask `chunk.stopping()` every second or so and return without a commit if it says so, or
+        call `chunk.check()`, whose exception may pass through. A
         chunk with `chunk.row.retry` is to do those items instead of its params' own. May be called
         again for the same chunk, by another worker, after a crash.
 
@@ -219,6 +233,11 @@ class JobHandler(Protocol):
             Unable: this worker cannot, others may.
             Exception: the chunk is tried again, `jobs.MAX_ATTEMPTS` times in all.
         """
+
+
+def this_worker() -> str:
+    """A name for what this process works on: its machine and its number."""
+    return f"{socket.gethostname()} {os.getpid()}"
 
 
 def start_job(
@@ -390,7 +409,7 @@ class JobRunner:
         context = ChunkContext(self._sessions, job, row, self._stop, self._lease_s)
         self._given_up = [row]  # until it is known to be ended; an outage leaves it here
         try:
-            with context.leased():
+            with context.leased(), contextlib.suppress(Stopped):
                 self._handlers[job.kind].work(context)
             if not context.committed and not context.stopping():
                 raise RuntimeError(f"the handler of {job.kind} returned without a commit")

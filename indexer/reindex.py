@@ -12,24 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict, Invalid
 from db.queries import embeddings, jobs, records, runs
-from db.queries.embeddings import PHOTO_SLOT, MissingAnnotation, SpaceRow
+from db.queries.embeddings import PHOTO_SLOT, SpaceRow
 from db.queries.jobs import ChunkSpec, ItemFailure, JobRow
 from db.queries.runs import RunRow as RunRow
 from db.types import JobKind, Modality, ReindexState
-from indexer.embed import embed_photos
+from indexer.embedding_stage import CHUNK, EmbeddingStage
 from indexer.follow import EmbedderOf as EmbedderOf
 from indexer.follow import Follower as Follower
-from indexer.follow import item_failures
-from indexer.jobs import ChunkContext, Plan, Unable
+from indexer.jobs import ChunkContext, Plan
 from indexer.media import MediaStore
 from indexer.reindex_report import build_report
-from indexer.shelf import BUILD_LOCK
-from indexer.snapshot import Snapshot, SnapshotStore
+from indexer.snapshot import Snapshot, SnapshotStore, hold_build
 from indexer.switch import Limits as Limits
 from indexer.switch import Retired as Retired
 from indexer.switch import abandon as abandon
@@ -38,13 +35,7 @@ from indexer.switch import find_space as find_space
 from indexer.switch import retire_model as retire_model
 from indexer.switch import rollback as rollback
 from indexer.switch import run_subject, space_detail
-from models.errors import BundleError
 from models.preprocess import DecodeLimits
-
-CHUNK: Final = 64
-"""Annotations that a worker embeds before it commits."""
-_ROUNDS: Final = 3
-"""After so many looks for annotations that came meanwhile, the rest is left to the tick."""
 
 _SLOT_MODALITY: Final = {PHOTO_SLOT: Modality.PHOTO, "identify.sound": Modality.SOUND}
 
@@ -159,17 +150,15 @@ class ReindexHandler:
         batch: int = 16,
         limits: DecodeLimits | None = None,
     ) -> None:
-        self._store = store
         self._snapshots = snapshots
-        self._limits = limits
-        self._embedder_of = embedder_of
-        self._chunk = chunk
-        self._batch = batch
+        self._embedding = EmbeddingStage(
+            store, embedder_of, chunk=chunk, batch=batch, limits=limits
+        )
 
     def plan(self, session: Session, job: JobRow) -> Plan:
         run = runs.get_run(session, job.id, lock=True)
         if run.state in (ReindexState.REQUESTED, ReindexState.EMBEDDING):
-            chunks = self._embedding(session, run, job)
+            chunks = self._embedding.plan(session, job, run.to_model_id)
             if chunks:
                 runs.set_run_state(session, run.id, ReindexState.EMBEDDING)
                 return Plan.next_stage(ReindexState.EMBEDDING, chunks)
@@ -179,73 +168,15 @@ class ReindexHandler:
             return Plan.next_stage(run.state, [ChunkSpec(run.state)])
         return Plan.end({"run_id": str(run.id), "failed": job.failed})
 
-    def _embedding(self, session: Session, run: RunRow, job: JobRow) -> list[ChunkSpec]:
-        """What lacks a vector, in ranges; nothing after some rounds: annotations that keep coming
-        are the tick's, or the run would never end."""
-        rounds = runs.stage_rounds(session, job.id, ReindexState.EMBEDDING)
-        if rounds >= _ROUNDS:
-            return []
-        return [
-            ChunkSpec(
-                ReindexState.EMBEDDING,
-                {"first": first, "last": last, "round": rounds + 1},
-                count,
-            )
-            for first, last, count in embeddings.missing_ranges(
-                session, run.to_model_id, self._chunk, job.id
-            )
-        ]
-
     def work(self, chunk: ChunkContext) -> None:
         with chunk.sessions() as session:
             run = runs.get_run(session, chunk.job.id)
-        try:
-            if chunk.row.stage == ReindexState.EMBEDDING:
-                self._embed(chunk, run)
-            elif chunk.row.stage == ReindexState.BUILDING:
-                self._build(chunk, run)
-            else:
-                self._verify(chunk, run)
-        except _Stopped:
-            return
-
-    def _embed(self, chunk: ChunkContext, run: RunRow) -> None:
-        wanted = self._wanted(chunk, run.to_model_id)
-        try:
-            embedder = self._embedder_of(run.to_space.fingerprint)
-        except BundleError as error:
-            raise Unable(error.code, str(error)) from error
-        photos = embed_photos(
-            self._store,
-            embedder,
-            wanted,
-            batch=self._batch,
-            stopping=chunk.stopping,
-            limits=self._limits,
-        )
-        if photos is None:
-            return
-
-        def write(session: Session) -> list[ItemFailure]:
-            photos.put(session, run.to_model_id)
-            return item_failures(photos)
-
-        chunk.commit(write, max(chunk.row.items - len(photos.failed), 0))
-
-    def _wanted(self, chunk: ChunkContext, model_id: int) -> list[MissingAnnotation]:
-        with chunk.sessions() as session:
-            if chunk.row.retry is not None:
-                return embeddings.missing(
-                    session, model_id, among=[int(item.split("@")[0]) for item in chunk.row.retry]
-                )
-            params = chunk.row.params
-            return embeddings.missing(
-                session,
-                model_id,
-                after_id=params["first"] - 1,
-                until_id=params["last"],
-                job_id=chunk.job.id,
-            )
+        if chunk.row.stage == ReindexState.EMBEDDING:
+            self._embedding.work(chunk, run.to_model_id)
+        elif chunk.row.stage == ReindexState.BUILDING:
+            self._build(chunk, run)
+        else:
+            self._verify(chunk, run)
 
     def _build(self, chunk: ChunkContext, run: RunRow) -> None:
         self._snapshot(chunk, run, newest=False)
@@ -253,12 +184,7 @@ class ReindexHandler:
 
     def _verify(self, chunk: ChunkContext, run: RunRow) -> None:
         snapshot = self._snapshot(chunk, run, newest=True)
-
-        def alive() -> None:
-            if chunk.stopping():
-                raise _Stopped
-
-        report = build_report(chunk.sessions, run, snapshot, alive=alive)
+        report = build_report(chunk.sessions, run, snapshot, alive=chunk.check)
 
         def write(session: Session) -> list[ItemFailure]:
             runs.put_run_report(session, run.id, report, snapshot.id if snapshot else None)
@@ -273,16 +199,9 @@ class ReindexHandler:
             if embeddings.count_vectors(session, run.to_model_id) == 0:
                 return None
             space = embeddings.get_space_by_id(session, run.to_model_id)
-            session.execute(
-                text("SELECT pg_advisory_xact_lock(:lock, :model)"),
-                {"lock": BUILD_LOCK, "model": space.id},
-            )
+            hold_build(session, space.id)
             found = self._snapshots.newest(session, space) if newest else None
             return found or self._snapshots.build(session, space)
-
-
-class _Stopped(Exception):
-    """The chunk is to be given up."""
 
 
 def _moved(run: RunRow, state: ReindexState) -> Callable[[Session], list[ItemFailure]]:

@@ -9,7 +9,6 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.queries import embeddings
@@ -25,15 +24,13 @@ from indexer.live import (
     memory_base,
     snapshot_base,
 )
-from indexer.snapshot import Snapshot, SnapshotStore, SnapshotUnusable
+from indexer.snapshot import Snapshot, SnapshotStore, SnapshotUnusable, hold_build
 
 log = logging.getLogger(__name__)
 
 MEMORY_ROWS = 5_000
 """Up to here a space lives in memory: a float32 scan takes under a millisecond."""
 
-BUILD_LOCK = 0x5E516875
-"""First half of the advisory lock under which one process builds a snapshot of a space."""
 _RETRY_S = 600.0
 
 
@@ -91,10 +88,7 @@ class Snapshots:
     def _built(self, session: Session, space: SpaceRow, after: int) -> Snapshot | None:
         """A snapshot newer than transaction `after`, built here unless another process just did;
         None if it could not be built."""
-        session.execute(
-            text("SELECT pg_advisory_xact_lock(:lock, :model)"),
-            {"lock": BUILD_LOCK, "model": space.id},
-        )
+        hold_build(session, space.id)
         other = self._usable(session, space)
         if other is not None and other.manifest.horizon_tx > after:
             return other

@@ -41,6 +41,8 @@ from indexer.vector_index.rows import RowFile
 log = logging.getLogger(__name__)
 
 _FORMAT = 1
+_BUILD_LOCK = 0x5E516875
+"""First half of the advisory lock under which one process builds a snapshot of a space."""
 _FILES = ("ids.npy", "vectors.npy", "codes.faiss")
 _MANIFEST = "manifest.json"
 _BUILDING = ".building-"
@@ -50,6 +52,15 @@ _VERIFIED_SPARE = 64
 _VERIFIED_WORK = 20_000_000
 """Rows times queries that a verification compares: seconds, not minutes, at a million rows."""
 _VERIFIED_QUERIES = 200
+
+
+def hold_build(session: Session, model_id: int) -> None:
+    """Wait until nobody else builds a snapshot of the space, and keep others from it until the
+    transaction ends."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(:lock, :model)"),
+        {"lock": _BUILD_LOCK, "model": model_id},
+    )
 
 
 class SnapshotUnusable(Exception):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from indexer.job_kinds import Means, handlers, ticks
-from indexer.jobs import JobRunner
+from indexer.jobs import JobRunner, this_worker
 from indexer.media import open_media
 from indexer.snapshot import SnapshotStore
 from indexer.waker import Waker, prune
@@ -136,7 +135,7 @@ class Worker:
         self._runner = JobRunner(
             database.sessions,
             handlers(means),
-            worker=f"{socket.gethostname()} {os.getpid()}",
+            worker=this_worker(),
             lease_s=settings.worker_lease_s,
             poll_s=self._poll_s,
             ticks=[*self._ticks, self._rest],

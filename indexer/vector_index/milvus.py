@@ -45,6 +45,9 @@ _INSERT_BYTES = 2**24
 _NOT_FOUND = (100, 1600)
 """Of a collection, and of an alias."""
 _NOT_LOADED = 101
+_CHANNEL = {"grpc.keepalive_permit_without_calls": False, "grpc.keepalive_time_ms": 2**31 - 1}
+"""No pings: pymilvus would ping each idle connection every ten seconds, and a server that is not
+configured for that hangs up ("too many pings"). Here every call has a deadline of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,9 @@ class MilvusServer:
         # Each failed call is logged there with two pages of traceback; here it becomes one error.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         try:
-            return pymilvus.MilvusClient(uri=self.at.uri, token=self.at.token, timeout=timeout)
+            return pymilvus.MilvusClient(
+                uri=self.at.uri, token=self.at.token, timeout=timeout, grpc_options=_CHANNEL
+            )
         except Exception as problem:
             raise self._translated(problem) from problem
 

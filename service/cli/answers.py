@@ -30,6 +30,7 @@ from service.cli.common import (
     read_photo,
     sentence_of,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -340,15 +341,10 @@ def _named(individual: IndividualRef) -> str:
 
 
 def _table(answer: IdentifyAnswer) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "individual", "species"):
-        table.add_column(heading)
-    table.add_column("score", justify="right")
-    table.add_column("")
-    table.add_column("photos", justify="right")
+    matches = table("", "individual", "species", "score", " ", "photos", right=("score", "photos"))
     for match in answer.matches:
         cells = "█" * round(max(0.0, match.score) * SCORE_CELLS)
-        table.add_row(
+        matches.add_row(
             str(match.rank),
             escape(match.individual.name),
             escape(match.individual.taxon or ""),
@@ -356,7 +352,7 @@ def _table(answer: IdentifyAnswer) -> Table:
             f"[cyan]{cells:<{SCORE_CELLS}}[/]",
             str(match.supporting),
         )
-    return table
+    return matches
 
 
 def _searched(receipt: dict[str, Any]) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -21,6 +20,7 @@ from service.cli.common import (
     out,
     print_json,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ def list_models(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         print_json({"installed": [_described(one) for one in installed], "known": known})
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("name", "kind", "version", "licence", "MB", "state"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left")
+    listed = table("name", "kind", "version", "licence", "MB", "state", right=("MB",))
     for one in installed:
         kind, version, licence = (
             (one.manifest.kind, one.manifest.version, one.manifest.licence)
@@ -55,11 +53,11 @@ def list_models(as_json: AsJson = False, data_dir: DataDir = None) -> None:
             else ("?", "?", "?")
         )
         state = one.problem.detail if one.problem else "installed"
-        table.add_row(one.name, kind, version, licence, f"{one.size / 1e6:.1f}", escape(state))
+        listed.add_row(one.name, kind, version, licence, f"{one.size / 1e6:.1f}", escape(state))
     for name in known:
         recipe = load_registry()[name]
-        table.add_row(name, recipe.kind, recipe.version, recipe.licence, "", "not installed")
-    out.print(table)
+        listed.add_row(name, recipe.kind, recipe.version, recipe.licence, "", "not installed")
+    out.print(listed)
 
 
 @models.command("show")

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -27,6 +26,7 @@ from service.cli.common import (
     print_json,
     read_photo,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -219,14 +219,12 @@ def list_individuals(
     if as_json:
         print_json([asdict(item) for item in page.items])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("name", "species", "photos", "id"):
-        table.add_column(heading, justify="right" if heading == "photos" else "left")
+    listed = table("name", "species", "photos", "id", right=("photos",))
     for item in page.items:
-        table.add_row(
+        listed.add_row(
             escape(item.name), escape(item.taxon or ""), str(item.photo_count), str(item.id)
         )
-    out.print(table)
+    out.print(listed)
     if page.next_cursor:
         err.print(f"more than {limit}: narrow with --text, or raise --limit")
 

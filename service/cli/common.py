@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -141,6 +142,14 @@ def connected(settings: Settings) -> Iterator[Engine]:
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table as all commands draw theirs; the columns of `right` are numbers."""
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in headings:
+        drawn.add_column(heading, justify="right" if heading in right else "left")
+    return drawn
 
 
 def read_photo(path: Path) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -24,6 +21,7 @@ from service.cli.common import (
     out,
     print_json,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -93,14 +91,14 @@ def _working_here(settings: Settings, sessions: sessionmaker[Session]) -> Iterat
     """Fits in this process until the block ends, unless a worker takes the job first; what was not
     finished then is left to the workers."""
     from indexer.head import FitHeadHandler
-    from indexer.jobs import JobRunner
+    from indexer.jobs import JobRunner, this_worker
     from models.bundles import load_head
 
     stop = threading.Event()
     runner = JobRunner(
         sessions,
         [FitHeadHandler(lambda fingerprint: load_head(settings.models_dir, fingerprint))],
-        worker=f"{socket.gethostname()} {os.getpid()}",
+        worker=this_worker(),
         poll_s=0.5,
     )
     thread = threading.Thread(target=runner.run, args=(stop,), name="fit", daemon=True)
@@ -126,12 +124,10 @@ def list_heads(model: Model = None, as_json: AsJson = False, data_dir: DataDir =
     if not rows:
         err.print("The space has no head; `resight head fit` makes one.")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("", "head", "made by", "individuals", "from probability", "at (UTC)"):
-        numeric = heading in ("individuals", "from probability")
-        table.add_column(heading, justify="right" if numeric else "left")
+    numbers = ("individuals", "from probability")
+    listed = table("", "head", "made by", *numbers, "at (UTC)", right=numbers)
     for row in rows:
-        table.add_row(
+        listed.add_row(
             "*" if row.is_active else "",
             escape(row.version),
             "the bundle" if row.source == "bundle" else "a fit",
@@ -139,7 +135,7 @@ def list_heads(model: Model = None, as_json: AsJson = False, data_dir: DataDir =
             f"{row.min_probability:.3f}",
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
-    out.print(table)
+    out.print(listed)
 
 
 @head.command("report")
@@ -240,10 +236,11 @@ def _show(row: HeadRow, report: dict[str, Any], as_json: bool) -> None:
     )
     former = report.get("former_head", {})
     before, after = report["before"], report["after"]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("")
-    table.add_column(escape(f"before ({former.get('version') or 'none'})"), justify="right")
-    table.add_column(escape(f"after ({row.version})"), justify="right")
+    sides = (
+        escape(f"before ({former.get('version') or 'none'})"),
+        escape(f"after ({row.version})"),
+    )
+    compared = table("", *sides, right=sides)
     shares = {
         "right individual first": "top_1",
         "answered (coverage)": "coverage",
@@ -251,13 +248,13 @@ def _show(row: HeadRow, report: dict[str, Any], as_json: bool) -> None:
         "answered wrongly": "wrong_rate",
     }
     for label, key in shares.items():
-        table.add_row(label, _share(before, key), _share(after, key))
-    table.add_row(
+        compared.add_row(label, _share(before, key), _share(after, key))
+    compared.add_row(
         "answers from probability",
         "" if before is None else f"{before['min_probability']:.3f}",
         f"{after['min_probability']:.3f}",
     )
-    out.print(table)
+    out.print(compared)
     out.print(f"nearest class mean: {report['top_1']['class_means']:.1%} right first")
     for sentence in (former.get("not_measured"), report["rule"]):
         if sentence:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -22,6 +21,7 @@ from service.cli.common import (
     out,
     print_json,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def list_jobs(
     if not page.items:
         err.print("No jobs." if every else "Nothing is under way; --all lists ended jobs too.")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("job", "kind", "state", "done", "failed", "started by", "at (UTC)"):
-        table.add_column(heading, justify="right" if heading in ("done", "failed") else "left")
+    listed = table(
+        "job", "kind", "state", "done", "failed", "started by", "at (UTC)", right=("done", "failed")
+    )
     for row in page.items:
-        table.add_row(
+        listed.add_row(
             str(row.id)[:8],
             str(row.kind),
             _state(row),
@@ -74,7 +74,7 @@ def list_jobs(
             escape(row.requested_by),
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
-    out.print(table)
+    out.print(listed)
     if page.next_cursor:
         err.print(f"more than {limit}: raise --limit")
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -23,6 +22,7 @@ from service.cli.common import (
     out,
     print_json,
     settings_from,
+    table,
 )
 
 keys = typer.Typer(help="API keys, needed to listen beyond loopback.", no_args_is_help=True)
@@ -178,15 +178,13 @@ def list_keys(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         print_json([asdict(row) for row in rows])
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("name", "role", "prefix", "created", "state"):
-        table.add_column(heading)
+    listed = table("name", "role", "prefix", "created", "state")
     for row in rows:
         state = f"revoked {row.revoked_at:%Y-%m-%d}" if row.revoked_at else "valid"
-        table.add_row(
+        listed.add_row(
             escape(row.name), str(row.role), row.prefix, f"{row.created_at:%Y-%m-%d}", state
         )
-    out.print(table)
+    out.print(listed)
 
 
 @keys.command("revoke")

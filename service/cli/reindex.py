@@ -9,7 +9,6 @@ from uuid import UUID
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from service.cli.common import (
     AsJson,
@@ -21,6 +20,7 @@ from service.cli.common import (
     out,
     print_json,
     settings_from,
+    table,
 )
 
 if TYPE_CHECKING:
@@ -211,15 +211,15 @@ def list_spaces(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         print_json(found)
         return
-    table = _table("model", "dimensions", "vectors", "kept because")
+    shown_rows = table("model", "dimensions", "vectors", "kept because")
     for one in found:
-        table.add_row(
+        shown_rows.add_row(
             escape(f"{one['name']} {one['version']}"),
             str(one["dim"]),
             f"{one['vectors']:,}",
             escape(one["use"]),
         )
-    out.print(table)
+    out.print(shown_rows)
 
 
 def retire_model(
@@ -292,18 +292,11 @@ def _from_to(run: RunRow) -> str:
     return f"from {old} to {run.to_space.name} {run.to_space.version}"
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in headings:
-        table.add_column(heading)
-    return table
-
-
 def _show_runs(rows: tuple[RunRow, ...]) -> None:
-    table = _table("run", "slot", "from", "to", "state", "started by", "at (UTC)")
+    shown_rows = table("run", "slot", "from", "to", "state", "started by", "at (UTC)")
     for row in rows:
         old, new = row.from_space, row.to_space
-        table.add_row(
+        shown_rows.add_row(
             str(row.id)[:8],
             row.slot,
             escape(f"{old.name} {old.version}" if old else "nothing"),
@@ -312,7 +305,7 @@ def _show_runs(rows: tuple[RunRow, ...]) -> None:
             escape(row.requested_by),
             f"{row.created_at:%Y-%m-%d %H:%M}",
         )
-    out.print(table)
+    out.print(shown_rows)
 
 
 def _show_measures(report: Mapping[str, Any]) -> None:
@@ -322,10 +315,12 @@ def _show_measures(report: Mapping[str, Any]) -> None:
     out.print(f"[bold]{escape(verdict(report))}[/]")
     out.print(escape(shown.asked))
     if shown.measures:
-        table = _table("", "before", "95 %", "now", "95 %", "difference")
+        shown_rows = table("", "before", "95 %", "now", "95 %", "difference")
         for one in shown.measures:
-            table.add_row(one.short, one.old, one.old_range, one.new, one.new_range, one.difference)
-        out.print(table)
+            shown_rows.add_row(
+                one.short, one.old, one.old_range, one.new, one.new_range, one.difference
+            )
+        out.print(shown_rows)
     for pair in shown.pairs:
         out.print(f"{pair.term:<14}{escape(pair.value)}")
 
@@ -335,10 +330,10 @@ def _show_changed(report: Mapping[str, Any]) -> None:
 
     shown = present_report(report)
     out.print(f"\n[bold]Another nearest individual[/]  {escape(shown.changed_note)}")
-    table = _table("individual", "nearest before", "", "nearest now", "", "")
+    shown_rows = table("individual", "nearest before", "", "nearest now", "", "")
     for one in shown.changed[:CHANGED_SHOWN]:
         _, before, now = one.sides
-        table.add_row(
+        shown_rows.add_row(
             escape(one.name),
             escape(before.name),
             before.score,
@@ -347,6 +342,6 @@ def _show_changed(report: Mapping[str, Any]) -> None:
             f"[dim]{escape(one.note)}[/]",
         )
     if shown.changed:
-        out.print(table)
+        out.print(shown_rows)
     if len(shown.changed) > CHANGED_SHOWN:
         err.print(f"… {len(shown.changed) - CHANGED_SHOWN} more with --json, or on the run's page")
