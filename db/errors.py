@@ -159,6 +159,26 @@ _CONSTRAINTS: dict[str, tuple[type[DbError], str, str]] = {
         "reindex_running",
         "This slot is being re-indexed already; finish or abandon that run first.",
     ),
+    "uq_change_undoes": (
+        Conflict,
+        "change_undone",
+        "This change was undone already; reload to see the present state.",
+    ),
+    "uq_review_undoes": (
+        Conflict,
+        "decision_undone",
+        "This decision was undone already; reload to see the present state.",
+    ),
+    "uq_account_login": (
+        Conflict,
+        "login_taken",
+        "Somebody signs in with this name already; choose another one.",
+    ),
+    "uq_name_reservation_name": (
+        Conflict,
+        "name_reserved",
+        "Somebody else is about to give this name; choose another one.",
+    ),
     "ck_review_same_and_different_name_an_individual": (
         Invalid,
         "review_needs_individual",

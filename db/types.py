@@ -121,16 +121,53 @@ class GateState(StrEnum):
     ABSTAINED = "abstained"
 
 
+class LifeStage(StrEnum):
+    CALF = "calf"
+    JUVENILE = "juvenile"
+    SUBADULT = "subadult"
+    ADULT = "adult"
+    UNKNOWN = "unknown"
+
+
 class QueryKind(StrEnum):
+    """`encounter`: annotations of the catalogue asked as one question, to be reviewed."""
+
     IDENTIFY = "identify"
     PREDICT = "predict"
+    ENCOUNTER = "encounter"
+
+
+class QueryState(StrEnum):
+    """Where a query of the desk stands. `open`: nobody has decided; `second`: votes are wanted;
+    the others are what was decided last."""
+
+    OPEN = "open"
+    SECOND = "second"
+    UNSURE = "unsure"
+    NO_MATCH = "no_match"
+    SAME = "same"
+    NEW = "new"
+    NOT_USABLE = "not_usable"
 
 
 class Verdict(StrEnum):
+    """A person's word. `different` of every candidate leaves the query without a match; `undo`
+    takes a former decision back; `usable` contradicts the gate's rejection."""
+
     SAME = "same"
     DIFFERENT = "different"
     UNSURE = "unsure"
     NEW = "new"
+    NOT_USABLE = "not_usable"
+    USABLE = "usable"
+    UNDO = "undo"
+
+
+class UnusableReason(StrEnum):
+    BLURRED = "blurred"
+    NO_ANIMAL = "no_animal"
+    SEVERAL_ANIMALS = "several_animals"
+    OTHER = "other"
 
 
 class SnapshotState(StrEnum):

@@ -103,7 +103,7 @@ def _fields(names: str) -> set[str]:
 
 # `i` is the individual after merges. The planner drops the joins that a statement does not use.
 LABELLED = """
-    JOIN individual named ON named.id = a.individual_id
+    JOIN individual named ON named.id = a.individual_id AND a.matchable
     LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)
     LEFT JOIN media_asset m ON m.id = a.media_id
     LEFT JOIN encounter e ON e.id = a.encounter_id

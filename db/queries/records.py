@@ -67,7 +67,7 @@ class QueryRow:
 @dataclass(frozen=True, slots=True)
 class ReviewRow:
     id: UUID
-    query_id: UUID
+    query_id: UUID | None
     individual_id: UUID | None
     verdict: Verdict
     reviewer: str

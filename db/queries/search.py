@@ -113,7 +113,7 @@ def space_rows(session: Session, model_id: int, ids: Sequence[int] | Int64s, dim
     rows = fetch(
         session,
         f"""
-        SELECT v.annotation_id, a.individual_id IS NOT NULL{", v.v" if dim else ""}
+        SELECT v.annotation_id, a.individual_id IS NOT NULL AND a.matchable{", v.v" if dim else ""}
         FROM embedding v JOIN annotation a ON a.id = v.annotation_id
         WHERE v.model_id = %s AND v.annotation_id = ANY(%s::bigint[]) ORDER BY v.annotation_id
         """,
@@ -218,7 +218,7 @@ def left_out(
               WHERE m.sha256 = ANY(%(sha256s)s::text[])
               UNION ALL
               SELECT id, false FROM annotation WHERE encounter_id = %(encounter)s::uuid) AS found
-        JOIN annotation a ON a.id = found.id AND a.individual_id IS NOT NULL
+        JOIN annotation a ON a.id = found.id AND a.individual_id IS NOT NULL AND a.matchable
         JOIN embedding v ON v.model_id = %(model)s AND v.annotation_id = found.id
         GROUP BY found.id ORDER BY found.id
         """,
