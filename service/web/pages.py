@@ -24,6 +24,7 @@ from db.queries import catalogue
 from service.deps import get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
+from service.web import words
 from service.web.view import plural, sentence
 
 log = logging.getLogger("resight")
@@ -61,6 +62,8 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = asset_url
+    environment.globals["_"] = words._
+    environment.globals["ngettext"] = words.ngettext
     return environment
 
 
