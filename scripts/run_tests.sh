@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs pytest with the arguments given; says before and after if the browser tests cannot run.
+# Runs pytest, a process for each core, with the arguments given; says before and after if the
+# browser tests cannot run.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -17,7 +18,7 @@ else
 fi
 
 [ -n "$notice" ] && echo "$notice" >&2
-"${VENV:-.venv}/bin/python" -m pytest "$@"
+"${VENV:-.venv}/bin/python" -m pytest -n auto --dist loadgroup "$@"
 status=$?
 [ -n "$notice" ] && echo "$notice" >&2
 exit $status
