@@ -20,6 +20,7 @@ from service.metrics import Metrics, program_version
 from service.runtime import Resight, open_resight, require_keys
 from service.schemas import ProblemOut
 from service.settings import MIB, Settings
+from service.web.appearance import router as appearance
 from service.web.jobs import router as job_pages
 from service.web.reindex import router as reindex_pages
 from service.web.routes import router as pages
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
         app.include_router(router)
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
+    app.include_router(appearance, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
     app.include_router(reindex_pages, include_in_schema=False)
     return app

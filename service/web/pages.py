@@ -24,12 +24,13 @@ from db.queries import catalogue
 from service.deps import get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
-from service.web import words
+from service.web import appearance, figures, words
 from service.web.view import plural, sentence
 
 log = logging.getLogger("resight")
 
 STATIC = Path(__file__).resolve().parent / "static"
+VARY = "HX-Request, Accept-Language, Cookie"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,22 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["asset"] = asset_url
-    environment.globals["_"] = words._
-    environment.globals["ngettext"] = words.ngettext
+    environment.globals |= {
+        "_": words.gettext,
+        "gettext": words.gettext,
+        "ngettext": words.ngettext,
+        "pgettext": words.pgettext,
+        "markup": words.markup,
+        "language": words.language,
+        "languages": words.languages,
+        "for_scripts": words.for_scripts,
+    }
+    environment.filters |= {
+        "number": figures.number,
+        "percent": figures.percent,
+        "day": figures.day,
+        "moment": figures.moment,
+    }
     return environment
 
 
@@ -91,11 +106,13 @@ def render(
         "add_problem": None,
         "add_name": "",
         "add_taxon": "",
+        "theme": appearance.theme_of(request),
+        "back": appearance.address_of(request),
     }
     if not template.startswith("_") and "shell" not in context:
         defaults["shell"] = _shell(get_runtime(request))
     html = templates().get_template(template).render(**(defaults | context))
-    return HTMLResponse(html, status_code=status, headers={"Vary": "HX-Request"})
+    return HTMLResponse(html, status_code=status, headers={"Vary": VARY})
 
 
 def _shell(runtime: Resight) -> Shell:
@@ -135,7 +152,11 @@ class PageRoute(APIRoute):
                     log.exception("%s %s failed", request.method, request.url.path)
             return await run_in_threadpool(_draw_problem, request, problem)
 
-        return drawn
+        async def worded(request: Request) -> Response:
+            with words.speaking(appearance.language_of(request)):
+                return await drawn(request)
+
+        return worded
 
 
 def _problem(error: Exception) -> Problem:
