@@ -16,6 +16,7 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from db.queries.changes import Actor
 from db.queries.records import ApiKeyRow, authenticate
 from db.types import Role
 from service.drift import DriftWatch
@@ -36,10 +37,16 @@ CHALLENGE = 'Bearer realm="resight", Basic realm="resight", charset="UTF-8"'
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks: a key's name, or `local`."""
+    """Who asks: a person's name with the account behind it, a key's name, or `local`."""
 
     name: str
     role: Role
+    account_id: int | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """The one whose name is kept beside what is changed."""
+        return Actor(self.name, self.account_id)
 
     def may(self, role: Role) -> bool:
         """Whether the caller's role includes `role`."""
