@@ -206,6 +206,7 @@ class JobKind(StrEnum):
     FIT_HEAD = "fit_head"
     EVALUATE = "evaluate"
     EXPORT = "export"
+    CALIBRATE = "calibrate"
 
 
 class JobState(StrEnum):

@@ -47,6 +47,16 @@ INSERT INTO viewpoint_rule (body_part, sided, set_by) VALUES
 VERDICTS = ("same", "different", "unsure", "new")
 NEW_VERDICTS = (*VERDICTS, "not_usable", "usable", "undo")
 KINDS = ("identify", "predict")
+JOBS = (
+    "embed_missing",
+    "reindex",
+    "build_snapshot",
+    "build_ann",
+    "import",
+    "fit_head",
+    "evaluate",
+    "export",
+)
 STATES = ("open", "second", "unsure", "no_match", "same", "new", "not_usable")
 
 
@@ -68,6 +78,7 @@ NEW_CHECKS = {
     ("review", "not_usable_has_a_reason"): "(verdict = 'not_usable') = (reason IS NOT NULL)",
 }
 WIDENED = {
+    ("job", "kind_known"): (one_of("kind", JOBS), one_of("kind", (*JOBS, "calibrate"))),
     ("query", "kind_known"): (one_of("kind", KINDS), one_of("kind", (*KINDS, "encounter"))),
     ("review", "verdict_known"): (one_of("verdict", VERDICTS), one_of("verdict", NEW_VERDICTS)),
 }
