@@ -174,6 +174,14 @@ _CONSTRAINTS: dict[str, tuple[type[DbError], str, str]] = {
         "login_taken",
         "Somebody signs in with this name already; choose another one.",
     ),
+    "uq_account_name": (
+        Conflict,
+        "person_name_taken",
+        "Somebody else has this name, and it stands beside decisions; add to it what tells the "
+        "two of you apart.",
+    ),
+    "ck_account_login_not_blank": (Invalid, "login_invalid", "A login cannot be blank."),
+    "ck_account_name_not_blank": (Invalid, "name_blank", "A name cannot be blank."),
     "uq_name_reservation_name": (
         Conflict,
         "name_reserved",

@@ -119,6 +119,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("is_local"),
     )
     op.create_index("uq_account_login", "account", [sa.literal_column("lower(login)")], unique=True)
+    op.create_index("uq_account_name", "account", [sa.literal_column("lower(name)")], unique=True)
     op.create_table(
         "saved_view",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -219,6 +220,7 @@ def upgrade() -> None:
         "sign_in",
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("account_id", sa.Integer(), nullable=False),
+        sa.Column("api_key_id", sa.Integer(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -230,9 +232,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["account_id"], ["account.id"], name=op.f("fk_sign_in_account_id"), ondelete="CASCADE"
         ),
+        sa.ForeignKeyConstraint(
+            ["api_key_id"], ["api_key.id"], name=op.f("fk_sign_in_api_key_id"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_sign_in")),
     )
     op.create_index(op.f("ix_sign_in_account_id"), "sign_in", ["account_id"], unique=False)
+    op.create_index(op.f("ix_sign_in_api_key_id"), "sign_in", ["api_key_id"], unique=False)
     op.create_table(
         "viewpoint_rule",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
@@ -490,6 +496,7 @@ def downgrade() -> None:
         "uq_viewpoint_rule_subject", table_name="viewpoint_rule", postgresql_nulls_not_distinct=True
     )
     op.drop_table("viewpoint_rule")
+    op.drop_index(op.f("ix_sign_in_api_key_id"), table_name="sign_in")
     op.drop_index(op.f("ix_sign_in_account_id"), table_name="sign_in")
     op.drop_table("sign_in")
     op.drop_index("uq_name_reservation_name", table_name="name_reservation")
@@ -502,6 +509,7 @@ def downgrade() -> None:
     op.drop_table("calibration")
     op.drop_index("uq_saved_view_name", table_name="saved_view")
     op.drop_table("saved_view")
+    op.drop_index("uq_account_name", table_name="account")
     op.drop_index("uq_account_login", table_name="account")
     op.drop_index("uq_account_local", table_name="account", postgresql_where=sa.text("is_local"))
     op.drop_table("account")

@@ -32,6 +32,7 @@ class Account(Base):
         CheckConstraint("btrim(name) <> ''", name="name_not_blank"),
         one_of("role", Role),
         Index("uq_account_login", text("lower(login)"), unique=True),
+        Index("uq_account_name", text("lower(name)"), unique=True),
         Index("uq_account_local", "is_local", unique=True, postgresql_where=text("is_local")),
     )
 
@@ -48,7 +49,7 @@ class Account(Base):
 
 
 class SignIn(Base):
-    """A browser's session, by the SHA-256 of its cookie."""
+    """A browser that somebody signed in with, by the SHA-256 of its cookie."""
 
     __tablename__ = "sign_in"
 
@@ -56,6 +57,10 @@ class SignIn(Base):
     account_id: Mapped[int] = mapped_column(
         Integer, ForeignKey("account.id", ondelete="CASCADE"), index=True
     )
+    api_key_id: Mapped[int | None] = mapped_column(
+        Integer, ForeignKey("api_key.id", ondelete="CASCADE"), index=True
+    )
+    """The personal key that it was made with; it ends with that key and may do no more."""
     created_at: Mapped[datetime] = now()
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
