@@ -42,13 +42,17 @@ def address_of(request: Request) -> str:
 # Open to all, as the sign-in page is: it changes nothing but two cookies of the reader's browser.
 @router.post("/settings/appearance")
 def choose(
+    request: Request,
     language: Annotated[str, Form()] = "",
     theme: Annotated[str, Form()] = "",
     back: Annotated[str, Form()] = "/",
 ) -> Response:
     """Keeps the choice and shows the page again; anything unknown follows browser and system."""
     response = RedirectResponse(_local(back), status_code=303)
-    _keep(response, LANGUAGE_COOKIE, language if language in words.languages() else "")
+    # Who chooses what the browser asks for anyway goes on following the browser.
+    asked_for = words.choose(None, request.headers.get("accept-language"))
+    chosen = language if language in words.languages() and language != asked_for else ""
+    _keep(response, LANGUAGE_COOKIE, chosen)
     _keep(response, THEME_COOKIE, theme if theme in THEMES else "")
     return response
 

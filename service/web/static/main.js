@@ -1,6 +1,8 @@
 // Owns the flow of the match page: dropping photos, waiting, failing clearly. HTMX does the asking.
 
+import { enableAppearance } from "./appearance.js";
 import { enableCompare } from "./compare.js";
+import { nword, word } from "./words.js";
 
 const root = document.documentElement;
 root.classList.add("with-script");
@@ -132,13 +134,13 @@ function settle() {
     plain.textContent = title.textContent;
     title.replaceWith(plain);
   }
-  const headline = answer.querySelector("h1, h2")?.textContent.trim() ?? "Answer";
+  const headline = answer.querySelector("h1, h2")?.textContent.trim() ?? word("Answer");
   document.title = `${headline} · Resight`;
   // Read out in one breath; the whole answer would take a minute.
   const candidates = answer.querySelectorAll(".card").length;
   const lead = answer.querySelector(".lead")?.textContent.trim() ?? "";
-  document.querySelector("#said").textContent =
-    `${headline}. ${lead} ${candidates} candidates.`;
+  const found = nword("%(num)d candidate.", "%(num)d candidates.", candidates);
+  document.querySelector("#said").textContent = `${headline}. ${lead} ${found}`;
   const top = answer.getBoundingClientRect().top;
   if (top < 0 || top > innerHeight * 0.5) answer.scrollIntoView({ block: "start" });
 }
@@ -151,8 +153,8 @@ function enableProblems() {
     event.detail.shouldSwap = false;
     const problem = JSON.parse(event.detail.xhr.responseText);
     showProblem(
-      "This could not be answered",
-      problem.detail ?? "The service refused without saying why.",
+      word("This could not be answered"),
+      problem.detail ?? word("The service refused without saying why."),
       (problem.errors ?? []).map((error) => error.detail),
     );
     settle();
@@ -160,8 +162,10 @@ function enableProblems() {
   const lost = () => {
     root.classList.remove("asking");
     showProblem(
-      "No answer from the service",
-      "The connection was lost before an answer came. Check that the service is still running, then try again.",
+      word("No answer from the service"),
+      word(
+        "The connection was lost before an answer came. Check that the service is still running, then try again.",
+      ),
     );
     settle();
   };
@@ -184,6 +188,7 @@ function enableAskedPhotos() {
   });
 }
 
+enableAppearance(document.querySelector("#appearance"));
 if (ask && answer) {
   enableDrop();
   enableWaiting();
