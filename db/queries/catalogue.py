@@ -12,6 +12,8 @@ from sqlalchemy import text as sql
 from sqlalchemy.orm import Session
 
 from db.errors import Conflict, Invalid, NotFound, translated
+from db.queries.listing import IndividualSummary as IndividualSummary
+from db.queries.listing import list_individuals as list_individuals
 from db.queries.media import AnnotationRow as AnnotationRow
 from db.queries.media import MediaRow as MediaRow
 from db.queries.media import annotations_of as annotations_of
@@ -21,8 +23,6 @@ from db.queries.media import find_media as find_media
 from db.queries.media import get_annotation as get_annotation
 from db.queries.media import get_media as get_media
 from db.queries.media import list_media as list_media
-from db.queries.paging import Page, make_page, read_cursor
-from db.queries.taxa import TAXON_BY_LABEL, normal_label
 from db.queries.taxa import TaxonRow as TaxonRow
 from db.queries.taxa import ensure_taxon as ensure_taxon
 from db.queries.taxa import find_taxon as find_taxon
@@ -54,22 +54,6 @@ class IndividualRow:
     sex: Sex
     vitality: Vitality
     notes: str | None
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class IndividualSummary:
-    """An individual in a list; the best photo is the one with the largest region."""
-
-    id: UUID
-    catalogue_id: UUID
-    name: str
-    names: tuple[str, ...]
-    taxon: str | None
-    taxon_common: str | None
-    photo_count: int
-    best_media_id: int | None
-    best_sha256: str | None
     created_at: datetime
 
 
@@ -284,86 +268,6 @@ def _clean_name(name: str) -> str:
     return cleaned
 
 
-@translated()
-def list_individuals(
-    session: Session,
-    *,
-    catalogue_id: UUID | None = None,
-    text: str | None = None,
-    taxon: str | None = None,
-    limit: int = 50,
-    cursor: str | None = None,
-) -> Page[IndividualSummary]:
-    """Individuals in the order they were made, `limit` a page.
-
-    `text` is part of any of the names, `taxon` a scientific or common name or synonym.
-    A walk over all pages shows each individual that was there at its start exactly once.
-    """
-    after = read_cursor(cursor, datetime.fromisoformat, UUID)
-    conditions = ["i.merged_into_id IS NULL"]
-    if catalogue_id is not None:
-        conditions.append("i.catalogue_id = :catalogue")
-    if text:
-        conditions.append(
-            "EXISTS (SELECT FROM individual_name n WHERE n.individual_id = i.id"
-            " AND strpos(lower(n.name), lower(:part)) > 0)"
-        )
-    if taxon:
-        conditions.append(f"i.taxon_id = {TAXON_BY_LABEL.format(label=':taxon')}")
-    if after is not None:
-        conditions.append("(i.created_at, i.id) > (:after_at, :after_id)")
-    rows = session.execute(
-        sql(
-            f"""
-            WITH page AS MATERIALIZED (
-                SELECT i.id FROM individual i WHERE {" AND ".join(conditions)}
-                ORDER BY i.created_at, i.id LIMIT :limit + 1)
-            SELECT individual.*, photos.photo_count, best.media_id, best.sha256
-            FROM ({_INDIVIDUAL} WHERE i.id IN (SELECT id FROM page)) individual
-            CROSS JOIN LATERAL (
-                SELECT count(DISTINCT a.media_id) AS photo_count
-                FROM annotation a WHERE a.individual_id IN (
-                    SELECT id FROM individual merged
-                    WHERE merged.id = individual.id OR merged.merged_into_id = individual.id)
-            ) photos
-            LEFT JOIN LATERAL (
-                SELECT a.media_id, m.sha256
-                FROM annotation a JOIN media_asset m ON m.id = a.media_id
-                WHERE a.individual_id = individual.id
-                ORDER BY coalesce(a.box_w_px::bigint * a.box_h_px,
-                                  m.width_px::bigint * m.height_px) DESC, a.id LIMIT 1
-            ) best ON true
-            ORDER BY individual.created_at, individual.id
-            """
-        ),
-        {
-            "catalogue": catalogue_id,
-            "part": text,
-            "taxon": normal_label(taxon or ""),
-            "after_at": after and after[0],
-            "after_id": after and after[1],
-            "limit": limit,
-        },
-    )
-    return make_page([_summary(row) for row in rows], limit, lambda row: (row.created_at, row.id))
-
-
-def _summary(row: Row[Any]) -> IndividualSummary:
-    individual = _individual(row)
-    return IndividualSummary(
-        id=individual.id,
-        catalogue_id=individual.catalogue_id,
-        name=individual.name,
-        names=individual.names,
-        taxon=individual.taxon,
-        taxon_common=individual.taxon_common,
-        photo_count=row.photo_count,
-        best_media_id=row.media_id,
-        best_sha256=row.sha256,
-        created_at=individual.created_at,
-    )
-
-
 # ---------------------------------------------------------------- encounters
 
 
@@ -435,7 +339,7 @@ def counts(session: Session) -> CatalogueCounts:
     """How much there is, over all catalogues."""
     row = session.execute(
         sql(
-            "SELECT (SELECT count(*) FROM individual WHERE merged_into_id IS NULL),"
+            "SELECT (SELECT count(*) FROM individual WHERE merged_into_id IS NULL AND NOT withdrawn),"
             " (SELECT count(*) FROM media_asset), (SELECT count(*) FROM annotation),"
             " (SELECT count(*) FROM encounter)"
         )
