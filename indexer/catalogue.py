@@ -7,35 +7,25 @@ to another.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import Conflict, DbError
 from db.queries import catalogue as rows
-from db.queries import embeddings, records
+from db.queries import records
 from db.queries.catalogue import AnnotationRow, IndividualRow
-from db.queries.embeddings import SpaceRow
 from db.types import Sex, Vitality
-from indexer.answers import AddedAnswer, AddedPhoto, IndividualRef, Notice
-from indexer.embed import EmbedderBroken, EmbedReport, embed_annotations
+from indexer.answers import AddedAnswer, AddedPhoto, IndividualRef, Json
+from indexer.filling import Embed, Embedded, Filler
 from indexer.identify import NoPhotos, PhotoIn
-from indexer.inference import Inference
 from indexer.ingest import add_photos
 from indexer.media import MediaStore
-from indexer.spaces import SLOT
+from indexer.once import Asked, once
 from indexer.spaces import register_bundle as register_bundle
-from models.embedder import Embedder
 from models.preprocess import DecodeLimits
-
-log = logging.getLogger("resight")
 
 Photo = tuple[str | None, bytes]
 
@@ -60,20 +50,6 @@ class Added:
     replayed: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Filling:
-    """What an added photo is embedded with. `main` makes vectors of the space that is searched
-    here; None for `problem`. `beside` is the space that a switch or a rollback would lead to, where
-    its bundle is loaded: what is added now is found at once then."""
-
-    main: tuple[Embedder, SpaceRow] | None
-    problem: Notice | None = None
-    beside: tuple[Embedder, SpaceRow] | None = None
-
-    def fills(self, space: SpaceRow) -> bool:
-        return space.id in {one[1].id for one in (self.main, self.beside) if one is not None}
-
-
 class Curator:
     """Adds individuals and photos, each call in one transaction. Thread-safe."""
 
@@ -82,18 +58,12 @@ class Curator:
         *,
         sessions: sessionmaker[Session],
         store: MediaStore,
-        filling: Callable[[], Filling],
-        look: Callable[[], None],
-        inference: Inference,
+        filler: Filler,
         limits: DecodeLimits,
     ) -> None:
-        """`filling` is what photos are embedded with now; `look` takes up what the catalogue is
-        searched in by now, as far as it can, before it returns."""
         self._sessions = sessions
         self._store = store
-        self._filling = filling
-        self._look = look
-        self._inference = inference
+        self._filler = filler
         self._limits = limits
 
     def add_individual(
@@ -115,7 +85,7 @@ class Curator:
             Busy: the inference queue is full; nothing is added.
         """
 
-        def work(session: Session, filling: Filling, strict: bool) -> AddedAnswer:
+        def work(session: Session, embed: Embed) -> AddedAnswer:
             individual = rows.create_individual(
                 session,
                 catalogue_id=_catalogue(session, new.catalogue).id,
@@ -126,11 +96,11 @@ class Curator:
                 notes=new.notes,
             )
             annotations, given = self._store_photos(session, individual, photos, query_id)
-            embedded = self._embed(session, annotations, filling, strict)
+            embedded = embed(session, [annotation.id for annotation in annotations])
             return _added(session, individual, annotations, given, embedded, principal, "add")
 
-        request = _Request.of("individual", asdict(new), photos, query_id)
-        return self._once(request, principal, idempotency_key, work)
+        asked = _asked(principal, idempotency_key, "individual", asdict(new), photos, query_id)
+        return self._once(asked, work)
 
     def add_photos(
         self,
@@ -147,50 +117,24 @@ class Curator:
             NotFound: no such individual. Otherwise as `add_individual`.
         """
 
-        def work(session: Session, filling: Filling, strict: bool) -> AddedAnswer:
+        def work(session: Session, embed: Embed) -> AddedAnswer:
             individual = rows.get_individual(session, individual_id)
             annotations, given = self._store_photos(session, individual, photos, query_id)
-            embedded = self._embed(session, annotations, filling, strict)
+            embedded = embed(session, [annotation.id for annotation in annotations])
             return _added(session, individual, annotations, given, embedded, principal, "photos")
 
-        request = _Request.of("photos", {"individual": str(individual_id)}, photos, query_id)
-        return self._once(request, principal, idempotency_key, work)
+        fields = {"individual": individual_id}
+        asked = _asked(principal, idempotency_key, "photos", fields, photos, query_id)
+        return self._once(asked, work)
 
-    def _once(self, request: _Request, principal: str, key: str | None, work: _Work) -> Added:
+    def _once(self, asked: Asked, work: _Work) -> Added:
         """Does the work in one transaction, or repeats the answer that the key got before."""
-        try:
-            return self._attempt(request, principal, key, work, strict=True)
-        except _SpaceMoved:
-            self._look()
-            # Where the bundle of the new space is not here, the photos wait for a worker.
-            return self._attempt(request, principal, key, work, strict=False)
 
-    def _attempt(
-        self, request: _Request, principal: str, key: str | None, work: _Work, *, strict: bool
-    ) -> Added:
-        try:
-            with self._sessions.begin() as session:
-                done = _stored_answer(session, request, principal, key)
-                if done is not None:
-                    return Added(done, replayed=True)
-                answer = work(session, self._filling(), strict)
-                if key is not None:
-                    records.put_idempotent(
-                        session,
-                        principal=principal,
-                        key=key,
-                        request_sha256=request.sha256,
-                        status=201,
-                        answer=answer.as_json(),
-                    )
-        except Conflict:
-            # A twin of this request may have been committed while this one was under way.
-            with self._sessions() as session:
-                done = _stored_answer(session, request, principal, key)
-            if done is None:
-                raise
-            return Added(done, replayed=True)
-        return Added(answer, replayed=False)
+        def attempt(embed: Embed) -> tuple[Json, bool]:
+            return once(self._sessions, asked, lambda session: work(session, embed).as_json())
+
+        answer, replayed = self._filler.settled(attempt)
+        return Added(AddedAnswer.from_json(answer), replayed)
 
     def _store_photos(
         self,
@@ -222,67 +166,8 @@ class Curator:
             for photo in query.photos
         ]
 
-    def _embed(
-        self,
-        session: Session,
-        annotations: Sequence[AnnotationRow],
-        filling: Filling,
-        strict: bool,
-    ) -> _Embedded:
-        """Vectors for annotations that this transaction has written: a switch waits for it, so
-        what the catalogue is searched in now is what the next request sees, or else the switch
-        finds the annotations."""
-        if strict:
-            active = embeddings.active_space(session, SLOT)
-            if active is not None and filling.main is not None and not filling.fills(active):
-                raise _SpaceMoved
-        if filling.main is None:
-            why = filling.problem.detail if filling.problem else "No model is loaded."
-            return _Embedded(
-                frozenset(), (Notice("not_embedded", f"The photos cannot be found yet. {why}"),)
-            )
-        ids = frozenset(annotation.id for annotation in annotations)
-        # The session is lent to the inference thread while this one waits.
-        report = self._inference.submit(self._fill, session, filling, sorted(ids)).result()
-        notices = tuple(
-            Notice("not_embedded", f"Annotation {failure.annotation_id}: {failure.reason}")
-            for failure in report.failed
-        )
-        return _Embedded(ids - {failure.annotation_id for failure in report.failed}, notices)
 
-    def _fill(self, session: Session, filling: Filling, ids: Sequence[int]) -> EmbedReport:
-        if filling.main is None:
-            raise AssertionError
-        embedder, space = filling.main
-        report = embed_annotations(
-            session, self._store, embedder, space.id, ids, limits=self._limits
-        )
-        if filling.beside is not None:
-            embedder, space = filling.beside
-            try:
-                with session.begin_nested():
-                    embed_annotations(
-                        session, self._store, embedder, space.id, ids, limits=self._limits
-                    )
-            except (DbError, DBAPIError, EmbedderBroken) as error:
-                # It may have been dropped meanwhile; whoever keeps it complete does the rest.
-                log.info("Nothing was added to %s %s: %s", space.name, space.version, error)
-        return report
-
-
-class _SpaceMoved(Exception):
-    """The catalogue is searched in a space that what is loaded here does not fill."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    """The annotations that have a vector now, and what a person should know."""
-
-    ids: frozenset[int]
-    notices: tuple[Notice, ...]
-
-
-_Work = Callable[[Session, Filling, bool], AddedAnswer]
+_Work = Callable[[Session, Embed], AddedAnswer]
 
 
 def _added(
@@ -290,7 +175,7 @@ def _added(
     individual: IndividualRow,
     annotations: Sequence[AnnotationRow],
     given: Sequence[Photo],
-    embedded: _Embedded,
+    embedded: Embedded,
     principal: str,
     action: str,
 ) -> AddedAnswer:
@@ -311,35 +196,17 @@ def _added(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What tells two requests apart: what they ask for, photos by content."""
-
-    sha256: str
-
-    @classmethod
-    def of(
-        cls, kind: str, fields: dict[str, Any], photos: Sequence[PhotoIn], query_id: UUID | None
-    ) -> _Request:
-        asked = {
-            "kind": kind,
-            "fields": fields,
-            "photos": [hashlib.sha256(photo.data).hexdigest() for photo in photos],
-            "query_id": str(query_id) if query_id else None,
-        }
-        return cls(hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
+def _asked(
+    principal: str,
+    key: str | None,
+    kind: str,
+    fields: dict[str, Any],
+    photos: Sequence[PhotoIn],
+    query_id: UUID | None,
+) -> Asked:
+    said = fields | {"query_id": query_id}
+    return Asked.of(principal, key, kind, said, [photo.data for photo in photos])
 
 
 def _catalogue(session: Session, name: str | None) -> rows.CatalogueRow:
     return rows.ensure_catalogue(session, name) if name else rows.default_catalogue(session)
-
-
-def _stored_answer(
-    session: Session, request: _Request, principal: str, key: str | None
-) -> AddedAnswer | None:
-    if key is None:
-        return None
-    stored = records.get_idempotent(
-        session, principal=principal, key=key, request_sha256=request.sha256
-    )
-    return AddedAnswer.from_json(stored.answer) if stored is not None else None

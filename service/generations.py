@@ -24,7 +24,7 @@ from db.queries import embeddings, heads, runs
 from db.queries.embeddings import HeadRow, SpaceRow
 from db.types import HeadSource, ReindexState
 from indexer.answers import Notice
-from indexer.catalogue import Filling
+from indexer.filling import Filling
 from indexer.identify import Identifier
 from indexer.search import Searcher, SearchError, SearchUnavailable
 from indexer.spaces import SLOT, ActiveSpace, register_serving, registered

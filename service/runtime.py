@@ -18,6 +18,7 @@ from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
 from indexer.catalogue import Curator
+from indexer.filling import Filler
 from indexer.identify import Identifier, IdentifyPolicy
 from indexer.inference import Inference
 from indexer.media import MediaStore, open_media
@@ -87,13 +88,16 @@ class Resight:
         self.store = store
         self.inference = inference
         self.searcher = searcher
-        self.curator = Curator(
-            sessions=database.sessions,
+        limits = photo_limits(settings)
+        self.filler = Filler(
             store=store,
             filling=generations.filling,
             look=generations.look,
             inference=inference,
-            limits=photo_limits(settings),
+            limits=limits,
+        )
+        self.curator = Curator(
+            sessions=database.sessions, store=store, filler=self.filler, limits=limits
         )
         self._helpers = helpers
         self._generations = generations
