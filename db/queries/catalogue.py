@@ -339,7 +339,8 @@ def counts(session: Session) -> CatalogueCounts:
     """How much there is, over all catalogues."""
     row = session.execute(
         sql(
-            "SELECT (SELECT count(*) FROM individual WHERE merged_into_id IS NULL AND NOT withdrawn),"
+            "SELECT (SELECT count(*) FROM individual"
+            " WHERE merged_into_id IS NULL AND NOT withdrawn),"
             " (SELECT count(*) FROM media_asset), (SELECT count(*) FROM annotation),"
             " (SELECT count(*) FROM encounter)"
         )
