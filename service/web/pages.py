@@ -24,7 +24,7 @@ from db.queries import catalogue
 from service.deps import get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
-from service.web import appearance, figures, words
+from service.web import appearance, figures, terms, words
 from service.web.view import plural, sentence
 
 log = logging.getLogger("resight")
@@ -72,12 +72,15 @@ def templates() -> Environment:
         "language": words.language,
         "languages": words.languages,
         "for_scripts": words.for_scripts,
+        "common_name": terms.common_name,
+        "latin_name": terms.latin_name,
     }
     environment.filters |= {
         "number": figures.number,
         "percent": figures.percent,
         "day": figures.day,
         "moment": figures.moment,
+        "viewpoint": terms.viewpoint_word,
     }
     return environment
 
