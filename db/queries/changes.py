@@ -8,7 +8,7 @@ still as the change left them: otherwise the later change that stands in the way
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.errors import Conflict, NotFound, translated
+from db.errors import Conflict, DbError, NotFound, translated
 from db.queries.paging import Page, make_page, read_cursor
 from db.queries.records import add_audit
 
@@ -66,6 +66,15 @@ class ChangeRow:
     detail: Json
 
 
+class InTheWay(Exception):
+    """A row that cannot be put back; `clash` is what the database said, where it refused."""
+
+    def __init__(self, image: Image, clash: DbError | None = None) -> None:
+        super().__init__(f"{image.entity} {image.key}")
+        self.image = image
+        self.clash = clash
+
+
 class Journal:
     """Writes the rows of one operation, inside the caller's transaction. Values are JSON: ids and
     times as text, enumerations as their value."""
@@ -85,17 +94,34 @@ class Journal:
             NotFound: there is no such row.
             Conflict, Invalid: a constraint refuses the values.
         """
-        row = self._locked(entity, str(key))
-        if row is None:
-            raise NotFound(f"{entity}_unknown", f"There is no {entity} {key}.", key=str(key))
+        return bool(self.update_many(entity, [key], values))
+
+    def update_many(
+        self, entity: Entity, keys: Iterable[object], values: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """Write the same columns of many rows, all locked; the keys of those that were different.
+
+        Raises:
+            NotFound: there is no such row.
+            Conflict, Invalid: a constraint refuses the values.
+        """
+        named = list(dict.fromkeys(str(key) for key in keys))
+        rows = self._locked(entity, named)
+        for key in named:
+            if key not in rows:
+                raise NotFound(f"{entity}_unknown", f"There is no {entity} {key}.", key=key)
         wanted = self._as_stored(entity, dict(values))
-        changed = {name: value for name, value in wanted.items() if row[name] != value}
-        if not changed:
-            return False
-        self._write(entity, str(key), changed)
-        before = {name: row[name] for name in changed}
-        self._images.append(Image(entity, str(key), before, changed))
-        return True
+        images = []
+        for key in named:
+            after = {name: value for name, value in wanted.items() if rows[key][name] != value}
+            if after:
+                before = {name: rows[key][name] for name in after}
+                images.append(Image(entity, key, before, after))
+        for columns in dict.fromkeys(frozenset(image.after or ()) for image in images):
+            alike = [image for image in images if frozenset(image.after or ()) == columns]
+            self._write(entity, {image.key: image.after or {} for image in alike})
+        self._images += images
+        return tuple(image.key for image in images)
 
     def insert(self, entity: Entity, values: Mapping[str, Any]) -> Json:
         """A new row, defaults filled in; all its columns as JSON.
@@ -120,28 +146,39 @@ class Journal:
         """Raises:
         NotFound: there is no such row.
         """
-        row = self._locked(entity, str(key))
+        row = self._locked(entity, [str(key)]).get(str(key))
         if row is None:
             raise NotFound(f"{entity}_unknown", f"There is no {entity} {key}.", key=str(key))
         self._delete(entity, str(key))
         self._images.append(Image(entity, str(key), row, None))
 
-    def restore(self, image: Image) -> bool:
-        """Write a row back to what it was before `image`; False, and nothing is written, where it
-        is no longer what `image` left behind."""
-        row = self._locked(image.entity, image.key)
-        present = None if row is None or image.after is None else {n: row[n] for n in image.after}
-        if (row is None) != (image.after is None) or present != image.after:
-            return False
-        if image.before is None:
-            self._delete(image.entity, image.key)
-        elif image.after is None:
-            self.insert(image.entity, image.before)
-            return True
+    def restore(self, images: Sequence[Image]) -> None:
+        """Write rows back to what they were before `images`, the last one first.
+
+        Raises:
+            InTheWay: a row is no longer what its image left behind, or cannot be as it was.
+        """
+        for alike in _alike(tuple(reversed(images))):
+            rows = self._locked(alike[0].entity, [image.key for image in alike])
+            for image in alike:
+                if not _is_as_left(image, rows.get(image.key)):
+                    raise InTheWay(image)
+            try:
+                self._put_back(alike)
+            except DbError as clash:
+                raise InTheWay(alike[0], clash) from clash
+
+    def _put_back(self, images: Sequence[Image]) -> None:
+        """`images` are those of one row, or updates of the same columns of several."""
+        first = images[0]
+        if first.after is None:
+            self.insert(first.entity, first.before or {})
+            return
+        if first.before is None:
+            self._delete(first.entity, first.key)
         else:
-            self._write(image.entity, image.key, image.before)
-        self._images.append(Image(image.entity, image.key, image.after, image.before))
-        return True
+            self._write(first.entity, {image.key: image.before or {} for image in images})
+        self._images += [Image(one.entity, one.key, one.after, one.before) for one in images]
 
     def close(
         self,
@@ -157,6 +194,9 @@ class Journal:
         Raises:
             Conflict: `change_undone`: `undoes_id` was undone meanwhile.
         """
+        # Taken before the change gets its number, so that numbers are in the order of the commits:
+        # whoever follows the changes by number misses none. The audit trail takes it anyway.
+        self._session.execute(text("SELECT pg_advisory_xact_lock(hashtext('audit_chain'))"))
         with translated():
             made = self._session.execute(
                 text(
@@ -212,15 +252,16 @@ class Journal:
             detail=dict(detail),
         )
 
-    def _locked(self, entity: Entity, key: str) -> Json | None:
-        row: Json | None = self._session.execute(
+    def _locked(self, entity: Entity, keys: Sequence[str]) -> dict[str, Json]:
+        """The rows that exist, by key, locked in the order of their keys."""
+        rows = self._session.execute(
             text(
                 f"SELECT to_jsonb({entity}.*) FROM {entity}"
-                f" WHERE id = cast(:key AS {_KEY_TYPE[entity]}) FOR UPDATE"
+                f" WHERE id = ANY(cast(:keys AS {_KEY_TYPE[entity]}[])) ORDER BY id FOR UPDATE"
             ),
-            {"key": key},
-        ).scalar_one_or_none()
-        return row
+            {"keys": list(keys)},
+        ).scalars()
+        return {str(row["id"]): row for row in rows}
 
     def _as_stored(self, entity: Entity, values: Json) -> Json:
         """The values as a row would give them back, so that they can be compared."""
@@ -230,16 +271,18 @@ class Journal:
         ).scalar_one()
         return {name: stored[name] for name in values}
 
-    def _write(self, entity: Entity, key: str, values: Json) -> None:
-        columns = ", ".join(values)
+    def _write(self, entity: Entity, rows: Mapping[str, Json]) -> None:
+        """`rows` are values by key, all of the same columns."""
+        columns = ", ".join(next(iter(rows.values())))
         with translated():
             self._session.execute(
                 text(
                     f"UPDATE {entity} SET ({columns}) = (SELECT {columns} FROM"
-                    f" jsonb_populate_record(NULL::{entity}, cast(:values AS jsonb)))"
-                    f" WHERE id = cast(:key AS {_KEY_TYPE[entity]})"
+                    f" jsonb_populate_record(NULL::{entity}, wanted.row))"
+                    f" FROM unnest(cast(:keys AS {_KEY_TYPE[entity]}[]),"
+                    f" cast(:rows AS jsonb[])) wanted(key, row) WHERE {entity}.id = wanted.key"
                 ),
-                {"values": json.dumps(values), "key": key},
+                {"keys": list(rows), "rows": [json.dumps(row) for row in rows.values()]},
             )
 
     def _delete(self, entity: Entity, key: str) -> None:
@@ -267,34 +310,101 @@ def undo(session: Session, change_id: int, actor: Actor) -> ChangeRow:
             by=change.undone_by,
         )
     journal = Journal(session)
-    for image in reversed(images_of(session, change_id)):
-        if not journal.restore(image):
-            raise _superseded(session, change_id, image)
+    try:
+        with session.begin_nested():
+            journal.restore(images_of(session, change_id))
+    except InTheWay as found:
+        raise _superseded(session, change_id, found) from found
     _check_whole(session, change_id, journal.images)
     detail = {"undone": change.action, **change.detail}
     return journal.close(actor, "undo", detail, undoes_id=change_id)
 
 
-def _superseded(session: Session, change_id: int, image: Image) -> Conflict:
+def _alike(images: Sequence[Image]) -> Iterator[list[Image]]:
+    """Runs of images that one statement can write: updates of the same columns of other rows."""
+    run: list[Image] = []
+    keys: set[str] = set()
+    for image in images:
+        if run and (_kind(image) != _kind(run[0]) or image.key in keys):
+            yield run
+            run, keys = [], set()
+        run.append(image)
+        keys.add(image.key)
+    if run:
+        yield run
+
+
+def _kind(image: Image) -> object:
+    if image.before is None or image.after is None:
+        return image
+    return image.entity, frozenset(image.after)
+
+
+def _is_as_left(image: Image, row: Json | None) -> bool:
+    if row is None or image.after is None:
+        return row is None and image.after is None
+    return {name: row[name] for name in image.after} == image.after
+
+
+# A later change that still stands. An undo stands in the way unless it only took back a change
+# that is later as well.
+_STANDING = (
+    " FROM change_row r JOIN change c ON c.id = r.change_id"
+    " WHERE c.id > :id AND coalesce(c.undoes_id, 0) <= :id"
+    " AND NOT EXISTS (SELECT FROM change u WHERE u.undoes_id = c.id)"
+)
+
+
+def _superseded(session: Session, change_id: int, found: InTheWay) -> Conflict:
+    image = found.image
     blocking = session.execute(
         text(
-            "SELECT c.id, c.action, c.principal"
-            " FROM change_row r JOIN change c ON c.id = r.change_id"
-            " WHERE r.entity = :entity AND r.key = :key AND c.id > :id AND c.undoes_id IS NULL"
-            " AND NOT EXISTS (SELECT FROM change u WHERE u.undoes_id = c.id)"
+            f"SELECT c.id, c.action, c.principal {_STANDING} AND ((r.entity = :entity"
+            " AND r.key = :key AND (r.before IS NULL OR r.after IS NULL OR EXISTS"
+            "  (SELECT FROM jsonb_object_keys(r.after) name WHERE name = ANY(:columns))))"
+            " OR (r.entity = 'individual_name' AND r.key = :holder)"
+            " OR (:entity = 'encounter' AND r.after->>'encounter_id' = :key))"
             " ORDER BY c.id DESC LIMIT 1"
         ),
-        {"entity": image.entity, "key": image.key, "id": change_id},
+        {
+            "entity": image.entity,
+            "key": image.key,
+            "columns": list(image.after or image.before or ()),
+            "holder": _name_holder(session, image),
+            "id": change_id,
+        },
     ).one_or_none()
-    return _blocked(change_id, blocking)
+    return _blocked(change_id, blocking, found.clash)
 
 
-def _blocked(change_id: int, blocking: Any) -> Conflict:
+def _name_holder(session: Session, image: Image) -> str | None:
+    """The row that has the name which `image` would bring back."""
+    before = image.before or {}
+    if image.entity != "individual_name" or "name" not in before:
+        return None
+    holder: str | None = session.execute(
+        text(
+            "SELECT n.id::text FROM individual_name n WHERE lower(n.name) = lower(:name)"
+            " AND n.id::text <> :key AND n.catalogue_id = coalesce(cast(:catalogue AS uuid),"
+            " (SELECT catalogue_id FROM individual_name WHERE id::text = :key))"
+        ),
+        {"name": before["name"], "key": image.key, "catalogue": before.get("catalogue_id")},
+    ).scalar_one_or_none()
+    return holder
+
+
+_OUTSIDE = (
+    "what it changed was changed again since, outside the journal (an import, or photos that were "
+    "added)."
+)
+
+
+def _blocked(change_id: int, blocking: Any, clash: DbError | None = None) -> Conflict:
     if blocking is None:
+        why = clash.detail if clash else _OUTSIDE
         return Conflict(
             "change_superseded",
-            f"Change {change_id} cannot be undone: what it changed was changed again since, "
-            "outside the journal (an import, or photos that were added).",
+            f"Change {change_id} cannot be undone: {why}",
             blocking_id=None,
         )
     return Conflict(
@@ -308,7 +418,6 @@ def _blocked(change_id: int, blocking: Any) -> Conflict:
 def _check_whole(session: Session, change_id: int, images: Sequence[Image]) -> None:
     """What single rows cannot tell: nothing may point at an individual that is no more, nor at one
     that is redirected itself."""
-    touched = _individuals(images)
     pointing = session.execute(
         text(
             "SELECT target.id FROM individual target WHERE target.id = ANY(:ids)"
@@ -318,18 +427,17 @@ def _check_whole(session: Session, change_id: int, images: Sequence[Image]) -> N
             "   WHERE a.individual_id = target.id) OR EXISTS (SELECT FROM individual_name n"
             "   WHERE n.individual_id = target.id)))) LIMIT 1"
         ),
-        {"ids": touched},
+        {"ids": _individuals(images)},
     ).scalar_one_or_none()
     if pointing is None:
         return
     blocking = session.execute(
         text(
-            "SELECT c.id, c.action, c.principal"
-            " FROM change_row r JOIN change c ON c.id = r.change_id"
-            " WHERE c.id > :id AND c.undoes_id IS NULL"
-            " AND (r.after->>'individual_id' = :pointing OR r.after->>'merged_into_id' = :pointing)"
+            f"SELECT c.id, c.action, c.principal {_STANDING}"
+            " AND (r.after->>'individual_id' = :pointing OR r.after->>'merged_into_id' = :pointing"
+            "  OR (r.entity = 'individual' AND r.key = :pointing"
+            "   AND (r.after->'withdrawn' = 'true' OR r.after->>'merged_into_id' IS NOT NULL)))"
             " AND c.individual_ids @> ARRAY[cast(:pointing AS uuid)]"
-            " AND NOT EXISTS (SELECT FROM change u WHERE u.undoes_id = c.id)"
             " ORDER BY c.id DESC LIMIT 1"
         ),
         {"id": change_id, "pointing": str(pointing)},
