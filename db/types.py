@@ -151,13 +151,14 @@ class QueryState(StrEnum):
 
 
 class Verdict(StrEnum):
-    """A person's word. `different` of every candidate leaves the query without a match; `undo`
-    takes a former decision back; `usable` contradicts the gate's rejection."""
+    """A person's word. `none`: none of those shown, each of which is `different`; `undo` takes a
+    former decision back; `usable` contradicts the gate's rejection."""
 
     SAME = "same"
     DIFFERENT = "different"
     UNSURE = "unsure"
     NEW = "new"
+    NONE = "none"
     NOT_USABLE = "not_usable"
     USABLE = "usable"
     UNDO = "undo"
@@ -188,6 +189,16 @@ class Role(StrEnum):
     REVIEWER = "reviewer"
     CURATOR = "curator"
     ADMIN = "admin"
+
+    def includes(self, other: Role) -> bool:
+        """Whether this role may do what `other` may."""
+        order = tuple(Role)
+        return order.index(self) >= order.index(other)
+
+    @staticmethod
+    def least(one: Role, other: Role) -> Role:
+        """What is allowed by both."""
+        return other if one.includes(other) else one
 
 
 class HeadSource(StrEnum):

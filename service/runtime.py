@@ -18,6 +18,7 @@ from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
 from indexer.catalogue import Curator
+from indexer.desk import Desk, DeskPolicy
 from indexer.filling import Filler
 from indexer.identify import Identifier, IdentifyPolicy
 from indexer.inference import Inference
@@ -98,6 +99,12 @@ class Resight:
         )
         self.curator = Curator(
             sessions=database.sessions, store=store, filler=self.filler, limits=limits
+        )
+        self.desk = Desk(
+            sessions=database.sessions,
+            store=store,
+            identifier=lambda: generations.current.identifier,
+            policy=desk_policy(settings),
         )
         self._helpers = helpers
         self._generations = generations
@@ -349,6 +356,18 @@ def open_resight(
         searcher=searcher,
         generations=generations,
         notices=notices,
+    )
+
+
+def desk_policy(settings: Settings) -> DeskPolicy:
+    """What the settings say of the desk."""
+    return DeskPolicy(
+        k=settings.top_k,
+        rejected_pairs=settings.rejected_pairs,
+        votes_min=settings.votes_min,
+        votes_share=settings.votes_share,
+        gate_sample=settings.gate_sample,
+        limits=photo_limits(settings),
     )
 
 

@@ -114,6 +114,20 @@ class Settings(BaseSettings):
         "approximate and says so in the receipt.",
     )
     search_timeout_s: float = Field(10.0, gt=0, description="Longest search before an error.")
+    rejected_pairs: Literal["last", "hide"] = Field(
+        "last",
+        description="Candidates that somebody rejected for a photo: `last` in the list and marked, "
+        "or `hide` them.",
+    )
+    votes_min: int = Field(
+        2, ge=2, le=20, description="Opinions needed where second opinions are wanted."
+    )
+    votes_share: float = Field(
+        0.667, gt=0.5, le=1, description="Share of the opinions that must agree to decide."
+    )
+    gate_sample: float = Field(
+        1.0, ge=0, le=1, description="Share of the gate's rejections that people are to check."
+    )
     worker: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Whether `resight serve` runs a worker beside itself; `auto`: with the "

@@ -45,7 +45,7 @@ INSERT INTO viewpoint_rule (body_part, sided, set_by) VALUES
 """
 
 VERDICTS = ("same", "different", "unsure", "new")
-NEW_VERDICTS = (*VERDICTS, "not_usable", "usable", "undo")
+NEW_VERDICTS = (*VERDICTS, "none", "not_usable", "usable", "undo")
 KINDS = ("identify", "predict")
 JOBS = (
     "embed_missing",
@@ -346,6 +346,10 @@ def upgrade() -> None:
         "query",
         sa.Column("disagrees", sa.Boolean(), server_default=sa.text("false"), nullable=False),
     )
+    op.add_column(
+        "query",
+        sa.Column("gate_overruled", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
     op.create_index(
         "ix_query_desk",
         "query",
@@ -469,6 +473,7 @@ def downgrade() -> None:
     op.drop_index(
         "ix_query_desk", table_name="query", postgresql_where=sa.text("state IS NOT NULL")
     )
+    op.drop_column("query", "gate_overruled")
     op.drop_column("query", "disagrees")
     op.drop_column("query", "best_score")
     op.drop_column("query", "wanted_votes")

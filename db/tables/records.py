@@ -68,6 +68,8 @@ class Query(Base):
     best_score: Mapped[float | None]
     disagrees: Mapped[bool] = mapped_column(server_default=text("false"))
     """The default answer names another individual than the best match."""
+    gate_overruled: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Somebody found an animal where the gate found none."""
     created_at: Mapped[datetime] = now()
 
 
