@@ -1,7 +1,8 @@
 """Owns the kinds of jobs: what a worker can do, and what it does while there is no job.
 
 Here are the kinds that need no more than a plan and a loop: embed what is missing, build a
-snapshot, import, evaluate, export. Re-indexing and head fits have modules of their own.
+snapshot, import, evaluate, export. Re-indexing, head fits and calibration have modules of their
+own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from db.queries.jobs import ChunkSpec, ItemFailure, JobRow
 from db.queries.media import AnnotationRow
 from db.types import JobKind, SnapshotState
 from indexer.ann import BuildAnnHandler
+from indexer.calibrate_job import CalibrateHandler
 from indexer.embedding_stage import STAGE, EmbeddingStage
 from indexer.evaluate import Ranks, leave_one_encounter_out
 from indexer.follow import EmbedderOf, Follower
@@ -73,6 +75,7 @@ def handlers(means: Means) -> list[JobHandler]:
         ImportPhotos(means),
         Evaluate(),
         Export(means),
+        CalibrateHandler(),
     ]
 
 

@@ -96,7 +96,7 @@ def choose_questions(
     """The gallery (whole individuals) and the queries; drawn where there are more than these."""
     rng = np.random.default_rng(seed)
     who, met = codes(confirmed.individuals), codes(confirmed.encounters)
-    rows = _whole_individuals(who, gallery, rng)
+    rows = whole_individuals(who, gallery, rng)
     who, met = who[rows], met[rows]
     pairs = np.unique(np.stack([who, met], axis=1), axis=0)
     encounters = np.bincount(pairs[:, 0], minlength=int(who.max(initial=-1)) + 1)
@@ -110,7 +110,8 @@ def choose_questions(
     return Questions(rows, who, met, np.sort(asked))
 
 
-def _whole_individuals(who: Codes, most: int, rng: np.random.Generator) -> Codes:
+def whole_individuals(who: Codes, most: int, rng: np.random.Generator) -> Codes:
+    """Rows int64 of individuals drawn as wholes, at most so many of them."""
     if len(who) <= most:
         return np.arange(len(who))
     order = rng.permutation(int(who.max()) + 1)

@@ -156,7 +156,7 @@ Work that takes longer than a request. Starting answers 202 with `Location` and 
 
 | member | meaning |
 |---|---|
-| `kind` | `embed_missing`, `build_snapshot`, `build_ann`, `fit_head`, `evaluate`, `export`; `reindex` and `import` are started elsewhere |
+| `kind` | `embed_missing`, `build_snapshot`, `build_ann`, `fit_head`, `evaluate`, `export`, `calibrate`; `reindex` and `import` are started elsewhere |
 | `state` | `queued`, `running`, `paused`, `cancelling`, `cancelled`, `failed`, `done` |
 | `progress` | `done`, `failed`, `total`, `rate` (items/s), `eta_s`; null where there is nothing to tell yet |
 | `error`, `result` | why it failed as a whole; what it found or made |

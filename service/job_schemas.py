@@ -13,7 +13,7 @@ from db.queries.runs import RunRow, RunSpace
 from service.schemas import Strict
 
 StartableKind = Literal[
-    "embed_missing", "build_snapshot", "build_ann", "fit_head", "evaluate", "export"
+    "embed_missing", "build_snapshot", "build_ann", "fit_head", "evaluate", "export", "calibrate"
 ]
 
 Slot = Literal["identify.photo", "search.text", "identify.sound"]

@@ -449,7 +449,8 @@ def failures_by_code(session: Session, run_id: UUID) -> dict[str, int]:
 
 
 def confirmed(session: Session, model_ids: Sequence[int]) -> Confirmed:
-    """The annotations that somebody named and that have a vector in each of these spaces."""
+    """The annotations that somebody named, that may be matched, and that have a vector in each of
+    these spaces."""
     rows = fetch(
         session,
         """
@@ -458,6 +459,7 @@ def confirmed(session: Session, model_ids: Sequence[int]) -> Confirmed:
         FROM annotation a JOIN individual named ON named.id = a.individual_id
         JOIN (SELECT annotation_id FROM embedding WHERE model_id = ANY(%s::int[])
               GROUP BY annotation_id HAVING count(*) = %s) there ON there.annotation_id = a.id
+        WHERE a.matchable
         ORDER BY a.id
         """,
         [list(model_ids), len(set(model_ids))],

@@ -85,7 +85,8 @@ def start_job(
         str,
         typer.Argument(
             metavar="KIND",
-            help="embed_missing, build_snapshot, build_ann, fit_head, evaluate or export.",
+            help="embed_missing, build_snapshot, build_ann, fit_head, evaluate, export or "
+            "calibrate.",
         ),
     ],
     model: Annotated[

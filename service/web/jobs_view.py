@@ -23,6 +23,7 @@ KINDS = {
     "fit_head": ("Fit the head", "pass"),
     "evaluate": ("Measure the model on this catalogue", "photo"),
     "export": ("Export the catalogue", "line"),
+    "calibrate": ("Calibrate the scores", "photo"),
 }
 """Title and unit of each kind of job."""
 
