@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -12,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Scope
 
 from service import errors
+from service.accounts import Passwords
 from service.api import compat, identify, individuals, jobs, media, reindex, search, system
 from service.deps import AppState, DocsReader
 from service.drift import DriftWatch
@@ -20,6 +22,7 @@ from service.metrics import Metrics, program_version
 from service.runtime import Resight, open_resight, require_keys
 from service.schemas import ProblemOut
 from service.settings import MIB, Settings
+from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.jobs import router as job_pages
 from service.web.reindex import router as reindex_pages
@@ -55,12 +58,17 @@ class Application(FastAPI):
         return Edge(super().build_middleware_stack(), **self.edge_options)
 
 
-def create_app(settings: Settings | None = None, *, resight: Resight | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    resight: Resight | None = None,
+    passwords: Passwords | None = None,
+) -> FastAPI:
     """The application. A `resight` that is given is used and left open; without one it is opened
-    when the application starts and closed when it ends.
+    when the application starts and closed when it ends. `passwords` hashes at another cost.
 
     Raises (when it starts):
-        StartRefused: it would listen beyond loopback without a key.
+        StartRefused: it would listen beyond loopback without a key or an account.
         UnsupportedDatabase, SchemaMismatch: the database cannot be used.
     """
     settings = settings or (resight.settings if resight else Settings())
@@ -73,7 +81,16 @@ def create_app(settings: Settings | None = None, *, resight: Resight | None = No
             require_keys(settings, runtime.sessions)
             runtime.watch()
             app.state.resight = AppState(
-                runtime, metrics, DriftWatch(), RateLimiter(WRONG_KEYS_PER_MINUTE)
+                runtime,
+                metrics,
+                DriftWatch(),
+                failures=RateLimiter(WRONG_KEYS_PER_MINUTE),
+                household=Household(runtime.sessions),
+                sign_ins=SignIns(
+                    runtime.sessions,
+                    timedelta(days=settings.sign_in_days),
+                    passwords or Passwords(),
+                ),
             )
             yield
         finally:

@@ -9,7 +9,7 @@ import base64
 import binascii
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
@@ -20,19 +20,31 @@ from db.queries.changes import Actor
 from db.queries.records import ApiKeyRow, authenticate
 from db.types import Role
 from service.drift import DriftWatch
-from service.edge import RateLimiter
+from service.edge import SAFE_METHODS, RateLimiter
 from service.errors import Problem
 from service.metrics import Metrics
 from service.runtime import Resight
+from service.sign_in import (
+    COOKIE,
+    CSRF_FIELD,
+    CSRF_HEADER,
+    Household,
+    SignIns,
+    csrf_right,
+    csrf_token,
+)
 from service.streams import Streams
 
-ROLE_ORDER = tuple(Role)
 KEYS_DOCUMENTED = HTTPBearer(
     auto_error=False,
     scheme_name="key",
-    description="An API key from `resight keys create`. Not needed on loopback.",
+    description="A key from `resight users key` or `resight keys create`. Not needed on loopback "
+    "while nobody has an account.",
 )
-CHALLENGE = 'Bearer realm="resight", Basic realm="resight", charset="UTF-8"'
+CHALLENGE = 'Bearer realm="resight"'
+CHALLENGE_WITHOUT_PEOPLE = f'{CHALLENGE}, Basic realm="resight", charset="UTF-8"'
+"""Lets a browser ask for a key. Where people have accounts they sign in on a page instead, and no
+browser's own dialog comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,18 @@ class Principal:
 
     def may(self, role: Role) -> bool:
         """Whether the caller's role includes `role`."""
-        return ROLE_ORDER.index(self.role) >= ROLE_ORDER.index(role)
+        return self.role.includes(role)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A principal and how it is known. `csrf` is what a page sends back with what it changes, where
+    a cookie says who asks; `nameless` is the local user who was not asked for a name yet."""
+
+    principal: Principal
+    how: Literal["key", "cookie", "local"]
+    csrf: str | None = None
+    nameless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +84,13 @@ class AppState:
     metrics: Metrics
     drift: DriftWatch
     failures: RateLimiter
+    household: Household
+    sign_ins: SignIns
     streams: Streams = field(default_factory=Streams)
 
 
 LOCAL = Principal("local", Role.ADMIN)
+"""Who uses a service on loopback before anybody gave a name."""
 
 
 def state_of(request: Request) -> AppState:
@@ -96,21 +122,50 @@ def get_session(request: Request) -> Iterator[Session]:
 
 
 async def get_principal(request: Request) -> Principal:
-    """The caller.
+    """The caller: by a key, else by the cookie of a sign-in, else the local user on loopback while
+    nobody has an account.
 
     Raises:
-        Problem: 401 without a valid key where one is needed, 429 after too many wrong ones.
+        Problem: 401 when none of these says who asks, 403 for a change by cookie without its
+            token, 429 after too many wrong keys.
     """
+    caller = await _caller(request)
+    request.state.caller = caller
+    return caller.principal
+
+
+def caller_of(request: Request) -> Caller | None:
+    """Who was found to ask, where a route wanted to know."""
+    found: Caller | None = getattr(request.state, "caller", None)
+    return found
+
+
+async def _caller(request: Request) -> Caller:
     state = state_of(request)
     authorization = request.headers.get("authorization")
-    if authorization is None:
-        if state.runtime.settings.on_loopback:
-            return LOCAL
-        raise _unauthorized("This needs an API key: send `Authorization: Bearer KEY`.")
-    row = await run_in_threadpool(_key_row, state.runtime, _key_of(authorization))
+    if authorization is not None:
+        return await _by_key(request, state, authorization)
+    cookie = request.cookies.get(COOKIE)
+    if cookie is not None:
+        caller = await _by_cookie(request, state, cookie)
+        if caller is not None:
+            return caller
+    household = state.household
+    here = household.fresh or await run_in_threadpool(household.look)
+    if here.people or not state.runtime.settings.on_loopback:
+        raise unauthorized(people=here.people)
+    if here.local is None:
+        return Caller(LOCAL, "local", nameless=True)
+    return Caller(Principal(here.local.name, Role.ADMIN, here.local.id), "local")
+
+
+async def _by_key(request: Request, state: AppState, authorization: str) -> Caller:
+    key = _key_of(authorization)
+    row = await run_in_threadpool(_key_row, state.runtime, key)
     if row is not None:
-        return Principal(row.name, row.role)
-    wait_s = state.failures.take(request.client.host if request.client else "unknown")
+        return Caller(Principal(row.person or row.name, row.role, row.account_id), "key")
+    prefix = "_".join((key or "").split("_", 2)[:2])[:32]
+    wait_s = state.failures.take(address_of(request)) or state.failures.take(f"key:{prefix}")
     if wait_s:
         raise Problem(
             429,
@@ -118,7 +173,46 @@ async def get_principal(request: Request) -> Principal:
             "Too many wrong keys from this address; wait before trying again.",
             headers={"Retry-After": str(int(wait_s) + 1)},
         )
-    raise _unauthorized("The API key is unknown, expired or revoked.")
+    raise _challenge("The API key is unknown, expired or revoked.", people=_people_known(state))
+
+
+async def _by_cookie(request: Request, state: AppState, cookie: str) -> Caller | None:
+    found = await run_in_threadpool(state.sign_ins.resume, cookie)
+    if found is None:
+        return None
+    if request.method not in SAFE_METHODS and not csrf_right(cookie, await _token_of(request)):
+        raise Problem(
+            403,
+            "csrf_token",
+            "This change did not come from a page of this sign-in; reload the page and do it "
+            f"again. (Programs send `Authorization: Bearer KEY`, or the header {CSRF_HEADER}.)",
+        )
+    principal = Principal(found.name, found.role, found.account_id)
+    return Caller(principal, "cookie", csrf_token(cookie))
+
+
+async def _token_of(request: Request) -> str | None:
+    """The token from its header, or else from the form that the page has sent. A form that is read
+    here is kept: the route reads it again."""
+    given = request.headers.get(CSRF_HEADER)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given is not None or kind not in FORMS:
+        return given
+    field = (await request.form()).get(CSRF_FIELD)
+    return field if isinstance(field, str) else None
+
+
+FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})
+
+
+def address_of(request: Request) -> str:
+    """The address that a request came from."""
+    return request.client.host if request.client else "unknown"
+
+
+def _people_known(state: AppState) -> bool:
+    here = state.household.fresh
+    return here is not None and here.people
 
 
 def _key_row(runtime: Resight, key: str | None) -> ApiKeyRow | None:
@@ -128,8 +222,18 @@ def _key_row(runtime: Resight, key: str | None) -> ApiKeyRow | None:
         return authenticate(session, key)
 
 
-def _unauthorized(detail: str) -> Problem:
-    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": CHALLENGE})
+def unauthorized(*, people: bool) -> Problem:
+    """Nobody knows who asks."""
+    if people:
+        detail = "Sign in, or send a key: `Authorization: Bearer KEY`."
+    else:
+        detail = "This needs an API key: send `Authorization: Bearer KEY`."
+    return _challenge(detail, people=people)
+
+
+def _challenge(detail: str, *, people: bool) -> Problem:
+    challenge = CHALLENGE if people else CHALLENGE_WITHOUT_PEOPLE
+    return Problem(401, "unauthorized", detail, headers={"WWW-Authenticate": challenge})
 
 
 def _key_of(authorization: str) -> str | None:
@@ -156,7 +260,7 @@ def needs(role: Role) -> Callable[..., Coroutine[None, None, Principal]]:
             raise Problem(
                 403,
                 "forbidden",
-                f"This needs the role {role.value}; the key {principal.name!r} has the role "
+                f"This needs the role {role.value}; {principal.name!r} has the role "
                 f"{principal.role.value}.",
             )
         return principal

@@ -60,6 +60,13 @@ class RateLimiter:
                 self._buckets.popitem(last=False)
         return wait
 
+    def give_back(self, name: str) -> None:
+        """Returns a token that was taken for what turned out to be harmless."""
+        with self._lock:
+            if name in self._buckets:
+                tokens, seen = self._buckets[name]
+                self._buckets[name] = (min(float(self.per_minute), tokens + 1.0), seen)
+
 
 class Edge:
     """The ASGI layer that refuses before anything is parsed, and puts headers on every answer."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
-from db.queries import embeddings, records
+from db.queries import embeddings, people, records
 from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
@@ -446,7 +446,7 @@ def _not_asked_for(settings: Settings, in_use: SpaceRow) -> tuple[Notice, ...]:
 
 
 def require_keys(settings: Settings, sessions: sessionmaker[Session]) -> None:
-    """Refuses to listen beyond this machine without a single API key.
+    """Refuses to be reached from elsewhere without an API key or an account with a password.
 
     Raises:
         StartRefused: with what to do.
@@ -454,11 +454,14 @@ def require_keys(settings: Settings, sessions: sessionmaker[Session]) -> None:
     if settings.on_loopback:
         return
     with sessions() as session:
-        has_key = records.has_active_key(session)
-    if not has_key:
+        guarded = records.has_active_key(session) or people.can_sign_in(session)
+    if not guarded:
         raise StartRefused(
-            f"Listening on {settings.host} lets others reach this service, and it has no API key "
-            "yet. Make one with `resight keys create NAME --role admin`, or listen on 127.0.0.1."
+            f"Listening on {settings.host}"
+            f"{' behind a proxy' if settings.trusted_proxies else ''} lets others reach this "
+            "service, and it has neither an account with a password nor an API key yet. Make one "
+            "with `resight users add LOGIN --role admin` or `resight keys create NAME --role "
+            "admin`, or listen on 127.0.0.1."
         )
 
 

@@ -59,6 +59,9 @@ def serve(resight: Resight, *, when_ready: Callable[[str], None] | None = None) 
         port=settings.port,
         access_log=False,
         server_header=False,
+        # uvicorn would believe every program of this machine.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=GRACE_S,
         log_level="info" if when_ready is None else "warning",
     )

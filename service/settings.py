@@ -42,13 +42,27 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         "127.0.0.1",
-        description="Address to listen on. Anything but loopback needs at least one API key.",
+        description="Address to listen on. Anything but loopback needs an API key, or an account "
+        "with a password.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="Host names under which the service may be addressed, as a JSON list. "
         "Empty: any beyond loopback; on loopback always the loopback names alone.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Addresses of reverse proxies in front of the service, as a JSON list. Their "
+        "X-Forwarded-For and X-Forwarded-Proto are believed (https makes the cookie Secure), and "
+        "the service counts as reachable by others, on loopback too.",
+    )
+    sign_in_days: float = Field(
+        30.0,
+        gt=0,
+        le=90,
+        description="Days without use after which a browser has to sign in again (0.5: twelve "
+        "hours, for computers that people share); in any case after 90 days.",
     )
     banner: str | None = Field(None, description="A sentence shown at the top of every page.")
 
@@ -160,7 +174,7 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        return self.host in LOOPBACK_HOSTS
+        return self.host in LOOPBACK_HOSTS and not self.trusted_proxies
 
     @property
     def models_dir(self) -> Path:

@@ -12,6 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from indexer.identify import PhotoIn
 from service.errors import FieldError, Problem
+from service.sign_in import CSRF_FIELD
 
 MAX_FIELDS = 64
 FieldsT = TypeVar("FieldsT", bound=BaseModel)
@@ -97,7 +98,7 @@ def _refuse_other_fields(form: FormData, field: str) -> None:
 def _text_fields(request: Request, form: FormData) -> dict[str, str | list[str]]:
     fields: dict[str, str | list[str]] = {}
     for source in (request.query_params, form):
-        for name in source:
+        for name in source.keys() - {CSRF_FIELD}:
             values = [value for value in source.getlist(name) if isinstance(value, str)]
             if values:
                 fields[name] = values[0] if len(values) == 1 else values

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
 from sqlalchemy.orm import Session
 
 from db.errors import Conflict, Invalid, NotFound, translated
-from db.tables import ApiKey, IdempotencyKey
+from db.tables import Account, ApiKey, IdempotencyKey
 from db.types import Role
 
 _PREFIX = "rs"
@@ -22,7 +22,8 @@ _PREFIX = "rs"
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRow:
-    """`prefix` is the part of the key that may be shown."""
+    """`prefix` is the part of the key that may be shown. A personal key has `account_id`; `person`
+    is whose it is, told where somebody authenticates with it."""
 
     id: int
     name: str
@@ -31,6 +32,8 @@ class ApiKeyRow:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    account_id: int | None = None
+    person: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,15 @@ class StoredAnswer:
 
 
 def create_key(
-    session: Session, name: str, role: Role | str, expires_at: datetime | None = None
+    session: Session,
+    name: str,
+    role: Role | str,
+    expires_at: datetime | None = None,
+    *,
+    account_id: int | None = None,
 ) -> tuple[ApiKeyRow, str]:
     """A new key: its row, and the key itself (`rs_<prefix>_<256 bits>`), which is not stored.
+    With an account it is that person's and may never do more than the person.
 
     Raises:
         Conflict: a key with this name exists.
@@ -62,6 +71,7 @@ def create_key(
                 sha256=_digest(key),
                 role=Role(role),
                 expires_at=expires_at,
+                account_id=account_id,
             )
             .returning(ApiKey)
         ).one()
@@ -69,36 +79,51 @@ def create_key(
 
 
 def authenticate(session: Session, key: str) -> ApiKeyRow | None:
-    """Whose key this is; None when it is unknown, wrong, expired or revoked."""
+    """Whose key this is, and what it may do; None when it is unknown, wrong, expired or revoked, or
+    its person is disabled."""
     head, _, rest = key.partition("_")
     prefix = rest.partition("_")[0]
-    found = session.scalars(
-        select(ApiKey)
+    found = session.execute(
+        select(ApiKey, Account)
+        .outerjoin(Account, Account.id == ApiKey.account_id)
         .where(
             ApiKey.prefix == prefix.replace("\x00", ""),
-            ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.clock_timestamp()),
+            _valid(),
+            Account.disabled_at.is_(None),
         )
         .execution_options(populate_existing=True)
     ).one_or_none()
-    stored = "" if found is None else found.sha256
+    stored = "" if found is None else found.ApiKey.sha256
     # Compared even without a row: the time taken must not tell which prefixes exist.
     if not hmac.compare_digest(stored, _digest(key)) or found is None or head != _PREFIX:
         return None
-    return _key(found)
+    row = _key(found.ApiKey)
+    if found.Account is None:
+        return row
+    return replace(row, role=Role.least(row.role, found.Account.role), person=found.Account.name)
 
 
-def list_keys(session: Session) -> list[ApiKeyRow]:
-    """Every key, revoked ones too, oldest first."""
+def _valid() -> ColumnElement[bool]:
+    return and_(
+        ApiKey.revoked_at.is_(None),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.clock_timestamp()),
+    )
+
+
+def list_keys(session: Session, account_id: int | None = None) -> list[ApiKeyRow]:
+    """Every key, revoked ones too, oldest first; of one account or all."""
     query = select(ApiKey).order_by(ApiKey.id).execution_options(populate_existing=True)
+    if account_id is not None:
+        query = query.where(ApiKey.account_id == account_id)
     return [_key(found) for found in session.scalars(query)]
 
 
 def has_active_key(session: Session) -> bool:
-    """Whether anyone could authenticate now."""
-    active = select(ApiKey.id).where(
-        ApiKey.revoked_at.is_(None),
-        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.clock_timestamp()),
+    """Whether anyone could authenticate with a key now."""
+    active = (
+        select(ApiKey.id)
+        .outerjoin(Account, Account.id == ApiKey.account_id)
+        .where(_valid(), Account.disabled_at.is_(None))
     )
     return session.scalar(active.limit(1)) is not None
 
@@ -138,6 +163,7 @@ def _key(row: ApiKey) -> ApiKeyRow:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        account_id=row.account_id,
     )
 
 
