@@ -12,6 +12,7 @@ from sqlalchemy import text as sql
 from sqlalchemy.orm import Session
 
 from db.errors import Conflict, Invalid, NotFound, translated
+from db.queries.identity import withdrawn
 from db.queries.listing import IndividualSummary as IndividualSummary
 from db.queries.listing import list_individuals as list_individuals
 from db.queries.media import AnnotationRow as AnnotationRow
@@ -29,7 +30,7 @@ from db.queries.taxa import find_taxon as find_taxon
 from db.queries.taxa import get_taxon as get_taxon
 from db.queries.taxa import list_taxa as list_taxa
 from db.queries.taxa import seed_taxa as seed_taxa
-from db.types import Sex, Vitality
+from db.types import LifeStage, Sex, Vitality
 
 DEFAULT_CATALOGUE = "main"
 
@@ -53,7 +54,9 @@ class IndividualRow:
     taxon_common: str | None
     sex: Sex
     vitality: Vitality
+    life_stage: LifeStage
     notes: str | None
+    links: tuple[str, ...]
     created_at: datetime
 
 
@@ -94,7 +97,7 @@ def find_catalogue(session: Session, name: str) -> CatalogueRow | None:
 
 def ensure_catalogue(session: Session, name: str) -> CatalogueRow:
     """The catalogue with this name, made when there is none; any number of callers get one."""
-    name = _clean_name(name)
+    name = clean_name(name)
     found = find_catalogue(session, name)
     if found is not None:
         return found
@@ -111,7 +114,7 @@ def ensure_catalogue(session: Session, name: str) -> CatalogueRow:
 
 _INDIVIDUAL = """
     SELECT i.id, i.catalogue_id, i.taxon_id, t.scientific_name, t.common_name, i.sex, i.vitality,
-        i.notes, i.created_at,
+        i.life_stage, i.notes, i.links, i.withdrawn, i.created_at,
         (SELECT array_agg(n.name ORDER BY n.is_primary DESC, n.id)
            FROM individual_name n WHERE n.individual_id = i.id) AS names
     FROM individual i LEFT JOIN taxon t ON t.id = i.taxon_id
@@ -130,7 +133,9 @@ def _individual(row: Row[Any]) -> IndividualRow:
         taxon_common=row.common_name,
         sex=Sex(row.sex),
         vitality=Vitality(row.vitality),
+        life_stage=LifeStage(row.life_stage),
         notes=row.notes,
+        links=tuple(row.links),
         created_at=row.created_at,
     )
 
@@ -139,7 +144,7 @@ def get_individual(session: Session, individual_id: UUID) -> IndividualRow:
     """The individual; the one it was merged into, when it was.
 
     Raises:
-        NotFound: no individual has this id.
+        NotFound: `individual_unknown`; `individual_withdrawn`: its making was undone.
     """
     row = session.execute(
         sql(
@@ -154,6 +159,8 @@ def get_individual(session: Session, individual_id: UUID) -> IndividualRow:
             f"No individual has the id {individual_id}.",
             individual_id=str(individual_id),
         )
+    if row.withdrawn:
+        raise withdrawn(individual_id)
     return _individual(row)
 
 
@@ -251,7 +258,7 @@ def _insert_individual(
             ),
             {
                 "catalogue": catalogue_id,
-                "name": _clean_name(name),
+                "name": clean_name(name),
                 "taxon": taxon_id,
                 "sex": str(Sex(sex)),
                 "vitality": str(Vitality(vitality)),
@@ -261,7 +268,12 @@ def _insert_individual(
     return made
 
 
-def _clean_name(name: str) -> str:
+def clean_name(name: str) -> str:
+    """The name without white space around it.
+
+    Raises:
+        Invalid: `name_blank`.
+    """
     cleaned = name.strip()
     if not cleaned or "\x00" in cleaned:
         raise Invalid("name_blank", f"A name cannot be blank, got {name!r}.", name=name)
