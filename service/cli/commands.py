@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import answers, bundles, catalogue, head, jobs, operate, reindex
+from service.cli import answers, bundles, catalogue, head, jobs, operate, reindex, users
 
 app = typer.Typer(
     name="resight",
@@ -32,7 +32,9 @@ bundles.models.command("retire")(reindex.retire_model)
 app.add_typer(reindex.reindex, name="reindex")
 app.add_typer(head.head, name="head")
 app.add_typer(jobs.jobs, name="jobs")
+app.add_typer(users.users, name="users")
 app.add_typer(operate.keys, name="keys")
+app.add_typer(users.audit, name="audit")
 app.add_typer(operate.db, name="db")
 app.command("doctor")(operate.doctor)
 app.command("version")(operate.version)

@@ -213,6 +213,16 @@ def _plain(text: str) -> str:
     return escape(text)
 
 
+def write_secret(path: Path, secret: str) -> None:
+    """A file that nobody else of this machine may read, there whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(handle, "w", encoding="ascii") as file:
+        file.write(secret + "\n")
+    os.replace(part, path)
+
+
 class Step(Protocol):
     """Tells a bar how far it is: (done, total)."""
 

@@ -23,6 +23,7 @@ from service.cli.common import (
     print_json,
     settings_from,
     table,
+    write_secret,
 )
 
 keys = typer.Typer(help="API keys, needed to listen beyond loopback.", no_args_is_help=True)
@@ -161,7 +162,7 @@ def create_key(
         _row, key = records.create_key(session, name=name, role=Role(role))
         records.add_audit(session, "local", "key.create", f"api_key:{name}", {"role": role})
         if to is not None:
-            _write_secret(to, key)
+            write_secret(to, key)
             err.print(f"The key {name!r} ({role}) is in {to}.")
     if to is None:
         err.print(f"The key {name!r} ({role}), shown this once; send it as a Bearer token:")
@@ -304,12 +305,3 @@ def _holds_valid_key(path: Path, session: object) -> bool:
     except FileNotFoundError:
         return False
     return records.authenticate(cast(Session, session), key) is not None
-
-
-def _write_secret(path: Path, key: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(handle, "w", encoding="ascii") as file:
-        file.write(key + "\n")
-    os.replace(part, path)
