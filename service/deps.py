@@ -134,9 +134,17 @@ async def get_principal(request: Request) -> Principal:
     return caller.principal
 
 
-def caller_of(request: Request) -> Caller | None:
-    """Who was found to ask, where a route wanted to know."""
+def found_caller(request: Request) -> Caller | None:
+    """Who was found to ask, where that is known already."""
     found: Caller | None = getattr(request.state, "caller", None)
+    return found
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks; for routes that name a role."""
+    found = found_caller(request)
+    if found is None:
+        raise RuntimeError("the route names no role, so that nobody was looked for")
     return found
 
 

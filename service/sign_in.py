@@ -16,11 +16,14 @@ from urllib.parse import urlsplit
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from db.errors import Conflict
 from db.queries import people, records
+from db.queries.changes import Actor
 from db.queries.people import AccountRow, SignedIn
+from service import accounts
 from service.accounts import Passwords
 from service.edge import RateLimiter
-from service.errors import Problem
+from service.errors import FieldError, Problem
 
 COOKIE: Final = "resight_session"
 COOKIE_SECONDS: Final = int(people.LONGEST_SIGN_IN.total_seconds())
@@ -156,12 +159,9 @@ class SignIns:
             Problem: 401 when anything is wrong, in the same words and time whatever it is;
                 429 after too many of them.
         """
-        self._count(address, login)
-        with self.sessions() as session:
-            found = people.password_of(session, login)
-        if not self.passwords.verify(found[1] if found else None, password) or found is None:
+        found = self._checked(login, password, address)
+        if found is None:
             raise Problem(401, "wrong_password", WRONG)
-        self.guesses.give_back(address, login)
         row, stored = found
         with self.sessions.begin() as session:
             # A password that was changed meanwhile has signed everybody out: nobody slips in after.
@@ -170,6 +170,47 @@ class SignIns:
             if self.passwords.outdated(stored):
                 people.set_password(session, row.id, self.passwords.hash(password))
             return self._begin(session, row.id, row.name, "password")
+
+    def know(self, login: str, password: str, address: str) -> bool:
+        """Whether somebody who is signed in already knows the password too.
+
+        Raises:
+            Problem: 429 after too many wrong ones.
+        """
+        return self._checked(login, password, address) is not None
+
+    def change_password(
+        self, actor: Actor, row: AccountRow, present: str, wanted: str, *, address: str, stay: str
+    ) -> AccountRow:
+        """A person's own new password; they stay signed in where the cookie is `stay`.
+
+        Raises:
+            Conflict: `no_password`: the account has none; an admin gives the first one, since a key
+                that may do little must not open everything.
+            Invalid: `password_weak`.
+            Problem: 422 when the present password is not right, 429 after too many of them.
+        """
+        if not row.has_password:
+            raise Conflict(
+                "no_password", "You sign in with keys alone; an admin can give you a password."
+            )
+        if not self.know(row.login, present, address):
+            sentence = "The present password is not right."
+            errors = [FieldError("/current_password", sentence)]
+            raise Problem(422, "wrong_password", sentence, errors=errors)
+        with self.sessions.begin() as session:
+            return accounts.set_password(
+                session, actor, self.passwords, row.id, wanted, stay=stay or None
+            )
+
+    def _checked(self, login: str, password: str, address: str) -> tuple[AccountRow, str] | None:
+        self._count(address, login)
+        with self.sessions() as session:
+            found = people.password_of(session, login)
+        if not self.passwords.verify(found[1] if found else None, password):
+            return None
+        self.guesses.give_back(address, login)
+        return found
 
     def with_key(self, key: str, address: str) -> str:
         """What the cookie holds.
