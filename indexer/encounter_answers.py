@@ -1,12 +1,13 @@
 """What is told of encounters and annotations: frozen values, and the one JSON form of each.
 
 Ids are text, times ISO 8601, positions decimal degrees, boxes (x, y, width, height) in pixels of
-the upright photo. An `etag` stands for the fields that can be edited, and for nothing else.
+the upright photo. An `etag` stands for a value's own fields.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from db.queries.encounters import EncounterRow, SeenRow, ShownRow
@@ -60,6 +61,48 @@ class AnnotationOut:
     individual: IndividualRef | None
     created_at: str
     etag: str
+
+    def as_json(self) -> Json:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EncounterEdited:
+    """An encounter after an edit. `change_id` is what undoes it; None: nothing was different."""
+
+    encounter: EncounterOut
+    change_id: int | None
+
+    def as_json(self) -> Json:
+        """The encounter's fields, and the change."""
+        return asdict(self.encounter) | {"change_id": self.change_id}
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationEdited:
+    """An annotation after an edit; `change_id` as of an encounter. `notices` say why it has no
+    vector, where it has none."""
+
+    annotation: AnnotationOut
+    change_id: int | None
+    notices: tuple[Notice, ...] = ()
+
+    def as_json(self) -> Json:
+        """The annotation's fields, the change and the notices."""
+        told = asdict(self)
+        fields: Json = told.pop("annotation")
+        return fields | told
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationsEdited:
+    """Many annotations edited as one change. With `preview` nothing was written: `changed` is how
+    many an edit would change."""
+
+    preview: bool
+    changed: int
+    unchanged: int
+    change_id: int | None
 
     def as_json(self) -> Json:
         return asdict(self)
@@ -154,9 +197,13 @@ class EncounterMade:
     photos: tuple[GivenPhoto, ...]
     query_id: str | None
     notices: tuple[Notice, ...]
+    replayed: bool
+    """The same request had been answered before."""
 
     def as_json(self) -> Json:
-        return asdict(self)
+        told = asdict(self)
+        del told["replayed"]
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,63 +212,69 @@ class Dropped:
 
     encounters: tuple[EncounterMade, ...]
     refused: tuple[GivenPhoto, ...]
-    notices: tuple[Notice, ...]
 
     def as_json(self) -> Json:
-        return asdict(self)
+        return {
+            "encounters": [one.as_json() for one in self.encounters],
+            "refused": [asdict(photo) for photo in self.refused],
+        }
 
 
 def encounter_out(row: EncounterRow) -> EncounterOut:
-    edited = {
-        "started_at": row.started_at and row.started_at.isoformat(),
-        "ended_at": row.ended_at and row.ended_at.isoformat(),
-        "place": row.place,
-        "latitude": row.latitude,
-        "longitude": row.longitude,
-        "observer": row.observer,
-        "notes": row.notes,
-    }
-    return EncounterOut(
+    told = EncounterOut(
         id=str(row.id),
         catalogue=row.catalogue,
         external_id=row.external_id,
+        started_at=_time(row.started_at),
+        ended_at=_time(row.ended_at),
+        place=row.place,
+        latitude=row.latitude,
+        longitude=row.longitude,
+        observer=row.observer,
+        notes=row.notes,
         created_at=row.created_at.isoformat(),
-        etag=etag_of({"encounter": row.id, **edited}),
-        **edited,
+        etag="",
     )
+    return replace(told, etag=etag_of(asdict(told)))
 
 
 def annotation_out(row: ShownRow) -> AnnotationOut:
-    edited = {
-        "encounter_id": row.encounter_id and str(row.encounter_id),
-        "box_px": row.box_px,
-        "viewpoint": row.viewpoint,
-        "body_part": row.body_part,
-        "is_reference": row.is_reference,
-        "matchable": row.matchable,
-    }
-    individual = (
-        IndividualRef(str(row.individual_id), row.individual_name or "", row.taxon)
-        if row.individual_id
-        else None
-    )
-    return AnnotationOut(
+    told = AnnotationOut(
         annotation_id=str(row.id),
         media_id=str(row.media_id),
+        encounter_id=str(row.encounter_id) if row.encounter_id else None,
         catalogue=row.catalogue,
         name=row.name,
-        taken_at=row.taken_at and row.taken_at.isoformat(),
+        taken_at=_time(row.taken_at),
         latitude=row.latitude,
         longitude=row.longitude,
         photographer=row.photographer,
         width_px=row.width_px,
         height_px=row.height_px,
+        box_px=row.box_px,
+        viewpoint=row.viewpoint,
+        body_part=row.body_part,
+        is_reference=row.is_reference,
+        matchable=row.matchable,
         taxon=row.taxon,
-        individual=individual,
+        individual=individual_ref(row),
         created_at=row.created_at.isoformat(),
-        etag=etag_of({"annotation": row.id, "individual": row.individual_id, **edited}),
-        **edited,
+        etag="",
     )
+    # Another name of its individual is no change of the annotation.
+    named = {"individual": row.individual_id, "taxon": None}
+    return replace(told, etag=etag_of(asdict(told) | named))
+
+
+def individual_ref(row: ShownRow) -> IndividualRef | None:
+    """Whom the annotation shows, if anybody known."""
+    if row.individual_id is None:
+        return None
+    return IndividualRef(str(row.individual_id), row.individual_name or "", row.taxon)
+
+
+def _time(time: datetime | None) -> str | None:
+    return time.isoformat() if time is not None else None
 
 
 def seen_out(row: SeenRow) -> SeenIndividual:

@@ -532,6 +532,9 @@ def _media_row(session: Session, seen: SeenPhoto, sha256: str, perceptual_hash: 
         original_name=seen.name,
         taken_at=seen.photo.taken_at,
         perceptual_hash=perceptual_hash,
+        latitude=seen.photo.latitude,
+        longitude=seen.photo.longitude,
+        photographer=seen.photo.photographer,
     )
 
 

@@ -1,4 +1,4 @@
-"""Owns how photos become MediaAsset and Annotation rows: whole imports, and photos added singly.
+"""Owns whole imports: how the photos of a source become MediaAsset and Annotation rows.
 
 A photo's file is durable before its row is committed, and rows are committed in small batches, so
 an import that is killed loses nothing it reported, and running it again finishes it. N inputs give
@@ -23,10 +23,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict, Invalid
 from db.queries import catalogue, media, records
-from db.queries.media import AnnotationRow, MediaRow
+from db.queries.media import MediaRow
 from db.types import RunState
 from indexer.archive import Skip
-from indexer.failpoints import failpoint
 from indexer.layouts import (
     Box,
     ImportEntry,
@@ -37,7 +36,16 @@ from indexer.layouts import (
     plan_import,
 )
 from indexer.media import MediaError, MediaStore, StoreUnavailable
-from models.preprocess import BadPhoto, DecodeLimits, decode, dhash64
+from indexer.photos import (
+    PhotoProblem,
+    PhotosRefused,
+    StoredPhoto,
+    add_photos,
+    describe,
+    ensure_media,
+    of_row,
+)
+from models.preprocess import BadPhoto, DecodeLimits
 
 __all__ = [
     "ImportPlan",
@@ -102,46 +110,6 @@ class ImportReport:
     photos_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoProblem:
-    """A photo that was refused: its position in the request (from 0), its name, and why."""
-
-    position: int
-    name: str | None
-    code: str
-    detail: str
-
-
-class PhotosRefused(Exception):
-    """Some photos cannot be added, so none was; `problems` names each of them."""
-
-    def __init__(self, problems: Sequence[PhotoProblem]) -> None:
-        self.problems = tuple(problems)
-        first = self.problems[0]
-        others = f" ({len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        name = first.name or f"Photo {first.position + 1}"
-        super().__init__(f"{name}: {first.detail}{others}. Nothing was added.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A photo whose file lies in the store, with what its media row holds or will hold."""
-
-    sha256: str
-    media_id: int | None
-    """None: no row yet."""
-    media_type: str
-    byte_size: int
-    width_px: int
-    height_px: int
-    taken_at: datetime | None
-    perceptual_hash: int | None
-    location: str | None = None
-    """Where the bytes lie; None: in the store."""
-    moved: bool = False
-    """The row says that they lie elsewhere."""
-
-
 def run_import(
     sessions: sessionmaker[Session],
     store: MediaStore,
@@ -172,101 +140,6 @@ def run_import(
     return run.finish()
 
 
-def add_photos(
-    session: Session,
-    store: MediaStore,
-    *,
-    catalogue_id: UUID,
-    individual_id: UUID,
-    photos: Sequence[tuple[str | None, bytes]],
-    taxon_id: int | None = None,
-    encounter_id: UUID | None = None,
-    viewpoint: str | None = None,
-    limits: DecodeLimits | None = None,
-) -> list[AnnotationRow]:
-    """Add whole photos (name, bytes) to an individual inside the caller's transaction.
-
-    One annotation per photo, in order; a photo that this individual has already gives the one it
-    has. All or nothing: rows appear with the caller's commit only, and files that stay behind after
-    a rollback are swept later.
-
-    Raises:
-        PhotosRefused: a photo cannot be read; names all that cannot.
-        db.errors.Conflict: `annotation_belongs_to_other`, a photo shows another individual already.
-        indexer.media.MediaError: `disk_full`.
-    """
-    limits = limits or DecodeLimits()
-    described: list[tuple[str | None, bytes, _Stored]] = []
-    problems: list[PhotoProblem] = []
-    for position, (name, data) in enumerate(photos):
-        try:
-            described.append((name, data, _describe(data, limits)))
-        except BadPhoto as error:
-            problems.append(PhotoProblem(position, name, error.code, error.detail))
-    if problems:
-        raise PhotosRefused(problems)
-    added: list[AnnotationRow] = []
-    for given, data, stored in described:
-        name = _storable(given)
-        store.put(data)
-        failpoint("upload.before_row")
-        media_id, _ = _ensure_media(session, stored, name)
-        annotation, _ = media.ensure_annotation(
-            session,
-            catalogue_id=catalogue_id,
-            media_id=media_id,
-            individual_id=individual_id,
-            encounter_id=encounter_id,
-            taxon_id=taxon_id,
-            box_px=None,
-            viewpoint=viewpoint,
-            source_ref=name,
-        )
-        added.append(annotation)
-    failpoint("upload.after_row")
-    return added
-
-
-def _storable(name: str | None) -> str | None:
-    """A file name as PostgreSQL's text can hold it: no NUL, no half of a surrogate pair."""
-    return name and name.replace("\0", "").encode(errors="replace").decode()
-
-
-def _describe(data: bytes, limits: DecodeLimits) -> _Stored:
-    photo = decode(data, limits)
-    return _Stored(
-        sha256=hashlib.sha256(data).hexdigest(),
-        media_id=None,
-        media_type=photo.media_type,
-        byte_size=len(data),
-        width_px=photo.width_px,
-        height_px=photo.height_px,
-        taken_at=photo.taken_at,
-        perceptual_hash=dhash64(photo.rgb),
-    )
-
-
-def _ensure_media(session: Session, stored: _Stored, name: str | None) -> tuple[int, bool]:
-    """The media row's id, and whether this call made it."""
-    if stored.media_id is not None:
-        if stored.moved:
-            media.move_media(session, stored.media_id, stored.location)
-        return stored.media_id, False
-    row = media.ensure_media(
-        session,
-        sha256=stored.sha256,
-        media_type=stored.media_type,
-        byte_size=stored.byte_size,
-        width_px=stored.width_px,
-        height_px=stored.height_px,
-        original_name=name,
-        taken_at=stored.taken_at,
-        perceptual_hash=stored.perceptual_hash,
-        location=stored.location,
-    )
-    return row.id, row.created
-
-
 @dataclass(slots=True)
 class _Tally:
     imported: int = 0
@@ -283,8 +156,8 @@ class _Tally:
         return self.imported + self.already_known + len(self.skipped)
 
 
-Prepared = tuple[ImportEntry, _Stored | Skip]
-Write = Callable[[Session, ImportEntry, _Stored], bool | Skip]
+Prepared = tuple[ImportEntry, StoredPhoto | Skip]
+Write = Callable[[Session, ImportEntry, StoredPhoto], bool | Skip]
 
 
 class _ImportRun:
@@ -383,14 +256,14 @@ class _ImportRun:
         with self._sessions() as session:
             row = media.find_media(session, sha256)
         if row is not None and self._is_kept(row, entry):
-            return entry, _of_row(row)
+            return entry, of_row(row)
         try:
-            described = _describe(data, self._limits)
+            described = describe(data, self._limits)
         except BadPhoto as error:
             return entry, Skip(entry.name, error.code, error.detail)
         if entry.location is None:
             self._store.put(data)
-        stored = described if row is None else _of_row(row)
+        stored = described if row is None else of_row(row)
         moved = row is not None and row.location != entry.location
         return entry, replace(stored, location=entry.location, moved=moved)
 
@@ -453,7 +326,9 @@ class _ImportRun:
         self._write_tally(session, tally)
         return tally
 
-    def _write_alone(self, session: Session, entry: ImportEntry, stored: _Stored) -> bool | Skip:
+    def _write_alone(
+        self, session: Session, entry: ImportEntry, stored: StoredPhoto
+    ) -> bool | Skip:
         """In a savepoint, so that one refused photo leaves nothing and the batch goes on; that
         costs a third more statements, so it is done only for batches that need it."""
         try:
@@ -463,12 +338,12 @@ class _ImportRun:
             self._known = _KnownRows()
             return Skip(entry.name, error.code, error.detail)
 
-    def _write_one(self, session: Session, entry: ImportEntry, stored: _Stored) -> bool | Skip:
+    def _write_one(self, session: Session, entry: ImportEntry, stored: StoredPhoto) -> bool | Skip:
         """True: something new was written; False: it was all there before."""
         box = _fit_box(entry, stored)
         if isinstance(box, Skip):
             return box
-        media_id, is_new = _ensure_media(session, stored, entry.path.name)
+        media_id, is_new = ensure_media(session, stored, entry.path.name)
         if not is_new and self._is_known(session, entry, media_id, box):
             return False
         self._annotate(session, entry, stored, media_id, box)
@@ -494,7 +369,7 @@ class _ImportRun:
         self,
         session: Session,
         entry: ImportEntry,
-        stored: _Stored,
+        stored: StoredPhoto,
         media_id: int,
         box: Box | None,
     ) -> None:
@@ -513,13 +388,13 @@ class _ImportRun:
             source_ref=entry.source_ref,
         )
 
-    def _encounter(self, session: Session, entry: ImportEntry, stored: _Stored) -> UUID | None:
+    def _encounter(self, session: Session, entry: ImportEntry, stored: StoredPhoto) -> UUID | None:
         external_id, started_at = entry.encounter, entry.started_at
         if external_id is None and stored.taken_at is not None:
             day = stored.taken_at.date().isoformat()
             external_id = day_encounter(self._plan.source, entry.individual, day)
             started_at = stored.taken_at
-        return self._known.encounter(session, self._catalogue_id, external_id, started_at)
+        return self._known.encounter(session, self._catalogue_id, external_id, started_at, stored)
 
     def _write_tally(self, session: Session, tally: _Tally) -> None:
         records.advance_import(
@@ -591,31 +466,23 @@ class _KnownRows:
         catalogue_id: UUID,
         external_id: str | None,
         started_at: datetime | None,
+        photo: StoredPhoto,
     ) -> UUID | None:
         if external_id is None:
             return None
         if external_id not in self._encounters:
             self._encounters[external_id] = catalogue.ensure_encounter(
-                session, catalogue_id=catalogue_id, external_id=external_id, started_at=started_at
+                session,
+                catalogue_id=catalogue_id,
+                external_id=external_id,
+                started_at=started_at,
+                latitude=photo.latitude,
+                longitude=photo.longitude,
             )
         return self._encounters[external_id]
 
 
-def _of_row(row: MediaRow) -> _Stored:
-    return _Stored(
-        sha256=row.sha256,
-        media_id=row.id,
-        media_type=row.media_type,
-        byte_size=row.byte_size,
-        width_px=row.width_px,
-        height_px=row.height_px,
-        taken_at=row.taken_at,
-        perceptual_hash=row.perceptual_hash,
-        location=row.location,
-    )
-
-
-def _fit_box(entry: ImportEntry, stored: _Stored) -> Box | Skip | None:
+def _fit_box(entry: ImportEntry, stored: StoredPhoto) -> Box | Skip | None:
     """The box cut to the photo; None for the whole photo. Boxes that hang out far are refused:
     they were drawn on another version of the photo."""
     if entry.box_px is None:

@@ -46,6 +46,9 @@ _RESAMPLING: Final = {
 }
 _EXIF_ORIENTATION, _EXIF_IFD, _EXIF_DATETIME = 0x0112, 0x8769, 0x0132
 _EXIF_TAKEN, _EXIF_TAKEN_OFFSET = 0x9003, 0x9011
+_EXIF_ARTIST, _EXIF_GPS = 0x013B, 0x8825
+_GPS_LATITUDE, _GPS_LONGITUDE = (1, 2, "NS", 90.0), (3, 4, "EW", 180.0)
+_ARTIST_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class BadPhoto(Exception):
 class Photo:
     """A decoded photo: upright pixels uint8 (height_px, width_px, 3), and what its header told.
 
-    `taken_at` has a zone; a camera clock without one is read as UTC.
+    `taken_at` has a zone; a camera clock without one is read as UTC. Latitude and longitude are in
+    decimal degrees, both or neither.
     """
 
     rgb: Rgb
@@ -77,6 +81,9 @@ class Photo:
     width_px: int
     height_px: int
     taken_at: datetime | None
+    latitude: float | None = None
+    longitude: float | None = None
+    photographer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +154,10 @@ def decode(data: bytes, limits: DecodeLimits | None = None) -> Photo:
         image = _open(data, kind, limits)
         with image:
             image.load()
-            taken_at = _taken_at(image)
-            orientation = _exif(image).get(_EXIF_ORIENTATION, 1)
+            exif = _exif(image)
+            taken_at, photographer = _taken_at(exif), _photographer(exif)
+            latitude, longitude = _position(exif)
+            orientation = _tag(exif, _EXIF_ORIENTATION)
             pixels = _to_rgb(image)
     except BadPhoto:
         raise
@@ -160,7 +169,9 @@ def decode(data: bytes, limits: DecodeLimits | None = None) -> Photo:
         raise _broken(data, kind, error) from error
     rgb = _upright(pixels, orientation)
     height, width = rgb.shape[:2]
-    return Photo(rgb, _MEDIA_TYPES[kind], width, height, taken_at)
+    return Photo(
+        rgb, _MEDIA_TYPES[kind], width, height, taken_at, latitude, longitude, photographer
+    )
 
 
 def crop(rgb: Rgb, box_px: tuple[int, int, int, int]) -> Rgb:
@@ -320,19 +331,75 @@ def _exif(image: Image.Image) -> Image.Exif:
         return Image.Exif()
 
 
-def _taken_at(image: Image.Image) -> datetime | None:
-    exif = _exif(image)
+def _tag(exif: Image.Exif, tag: int) -> object:
     try:
-        details = exif.get_ifd(_EXIF_IFD)
+        return exif.get(tag)
     except Exception:  # damaged metadata is no reason to refuse good pixels
-        details = {}
-    text = str(details.get(_EXIF_TAKEN) or exif.get(_EXIF_DATETIME)).strip("\0 ")
+        return None
+
+
+def _ifd(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    try:
+        return dict(exif.get_ifd(tag))
+    except Exception:  # damaged metadata is no reason to refuse good pixels
+        return {}
+
+
+def _taken_at(exif: Image.Exif) -> datetime | None:
+    details = _ifd(exif, _EXIF_IFD)
+    text = str(details.get(_EXIF_TAKEN) or _tag(exif, _EXIF_DATETIME)).strip("\0 ")
     for zone in (str(details.get(_EXIF_TAKEN_OFFSET)).strip("\0 "), "+00:00"):
         try:
             return datetime.strptime(text + zone, "%Y:%m:%d %H:%M:%S%z").astimezone(UTC)
         except (ValueError, OverflowError):
             continue
     return None
+
+
+def _position(exif: Image.Exif) -> tuple[float, float] | tuple[None, None]:
+    """Latitude and longitude in decimal degrees, where both are told and possible."""
+    told = _ifd(exif, _EXIF_GPS)
+    latitude, longitude = _degrees(told, *_GPS_LATITUDE), _degrees(told, *_GPS_LONGITUDE)
+    # A receiver that has not found itself yet writes zeros.
+    if latitude is None or longitude is None or latitude == longitude == 0:
+        return None, None
+    return latitude, longitude
+
+
+def _degrees(
+    told: dict[int, Any], side: int, value: int, letters: str, most: float
+) -> float | None:
+    try:
+        letter = _text(told[side]).upper()
+        degrees, minutes, seconds = (float(part) for part in told[value])
+    except Exception:  # whatever stands there instead of three numbers
+        return None
+    found = degrees + minutes / 60 + seconds / 3600
+    possible = degrees >= 0 and 0 <= minutes <= 60 and 0 <= seconds <= 60 and found <= most
+    if not possible or len(letter) != 1 or letter not in letters:
+        return None
+    return round(-found if letter == letters[1] else found, 7)
+
+
+def _photographer(exif: Image.Exif) -> str | None:
+    text = "".join(c if c.isprintable() else " " for c in _text(_tag(exif, _EXIF_ARTIST)))
+    return " ".join(text.split())[:_ARTIST_LENGTH].strip() or None
+
+
+def _text(value: object) -> str:
+    """Text of EXIF, which is ASCII by its standard and UTF-8 from many programs; Pillow reads it as
+    Latin-1."""
+    if isinstance(value, str):
+        try:
+            value = value.encode("latin-1")
+        except UnicodeEncodeError:
+            return str(value).strip("\0 ")
+    if not isinstance(value, bytes):
+        return ""
+    try:
+        return value.decode().strip("\0 ")
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip("\0 ")
 
 
 def _to_rgb(image: Image.Image) -> Rgb:

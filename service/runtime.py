@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,11 +15,13 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
 from db.queries import embeddings, people, records
+from db.queries.changes import Actor
 from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
 from indexer.catalogue import Curator
 from indexer.desk import Desk, DeskPolicy
+from indexer.encounters import Encounters
 from indexer.filling import Filler
 from indexer.identify import Identifier, IdentifyPolicy
 from indexer.inference import Inference
@@ -105,6 +108,13 @@ class Resight:
             store=store,
             identifier=lambda: generations.current.identifier,
             policy=desk_policy(settings),
+        )
+        self.encounters = Encounters(
+            sessions=database.sessions,
+            store=store,
+            filler=self.filler,
+            limits=limits,
+            ask=self._ask,
         )
         self._helpers = helpers
         self._generations = generations
@@ -244,6 +254,13 @@ class Resight:
         self._helpers.shutdown(wait=True)
         self.searcher.close()
         self.engine.dispose()
+
+    def _ask(
+        self, annotation_ids: Sequence[int], encounter_id: UUID, actor: Actor, key: str | None
+    ) -> UUID:
+        return self.desk.ask(
+            annotation_ids, encounter_id=encounter_id, actor=actor, idempotency_key=key
+        )
 
     def _switch(self, session: Session, now: Generation) -> Notice | None:
         """What to tell of a space that is in use by now and does not answer here yet."""

@@ -315,6 +315,19 @@ def queries_of(session: Session, encounter_id: UUID) -> list[QueryRow]:
     return [QueryRow(*row) for row in rows]
 
 
+def queries_about(session: Session, annotation_ids: Sequence[int]) -> dict[int, QueryRow]:
+    """The newest question of the desk about each of these annotations that was asked about."""
+    rows = session.execute(
+        text(
+            "SELECT DISTINCT ON (p.annotation_id) p.annotation_id, q.id, q.state, q.created_at"
+            " FROM query_photo p JOIN query q ON q.id = p.query_id AND q.state IS NOT NULL"
+            " WHERE p.annotation_id = ANY(:ids) ORDER BY p.annotation_id, q.created_at DESC, q.id"
+        ),
+        {"ids": list(annotation_ids)},
+    )
+    return {row[0]: QueryRow(*row[1:]) for row in rows}
+
+
 # ---------------------------------------------------------------- lists
 
 

@@ -21,7 +21,8 @@ BoxPx = tuple[int, int, int, int]
 @dataclass(frozen=True, slots=True)
 class MediaRow:
     """`location` is the URI of the bytes where they were left in place, None where the media store
-    has them. `created`: this call made the row. `perceptual_hash` is a signed 64-bit dHash."""
+    has them. `created`: this call made the row. `perceptual_hash` is a signed 64-bit dHash. The
+    position and the photographer are what the photo's header tells."""
 
     id: int
     sha256: str
@@ -33,6 +34,9 @@ class MediaRow:
     taken_at: datetime | None
     perceptual_hash: int | None
     location: str | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    photographer: str | None = None
     created: bool = False
 
 
@@ -57,7 +61,7 @@ class AnnotationRow:
 
 _MEDIA = (
     "id, sha256, media_type, byte_size, width_px, height_px, original_name, taken_at,"
-    " perceptual_hash, location"
+    " perceptual_hash, location, latitude, longitude, photographer"
 )
 
 
@@ -73,6 +77,9 @@ def ensure_media(
     taken_at: datetime | None = None,
     perceptual_hash: int | None = None,
     location: str | None = None,
+    latitude: float | None = None,
+    longitude: float | None = None,
+    photographer: str | None = None,
 ) -> MediaRow:
     """The photo with these bytes, added when it is new; any number of callers get one row.
 
@@ -86,9 +93,10 @@ def ensure_media(
         made = session.execute(
             text(
                 "INSERT INTO media_asset (sha256, media_type, byte_size, width_px, height_px,"
-                " original_name, taken_at, perceptual_hash, location)"
-                " VALUES (:sha256, :media_type, :byte_size, :width_px, :height_px,"
-                " :original_name, :taken_at, :perceptual_hash, :location)"
+                " original_name, taken_at, perceptual_hash, location, latitude, longitude,"
+                " photographer) VALUES (:sha256, :media_type, :byte_size, :width_px, :height_px,"
+                " :original_name, :taken_at, :perceptual_hash, :location, :latitude, :longitude,"
+                " :photographer)"
                 f" ON CONFLICT (sha256) DO NOTHING RETURNING {_MEDIA}"
             ),
             {
@@ -102,6 +110,9 @@ def ensure_media(
                 "taken_at": taken_at,
                 "perceptual_hash": perceptual_hash,
                 "location": location,
+                "latitude": latitude,
+                "longitude": longitude,
+                "photographer": photographer,
             },
         ).one_or_none()
     if made is not None:
@@ -268,12 +279,14 @@ def ensure_annotation(
     taxon_id: int | None = None,
     box_px: BoxPx | None = None,
     viewpoint: str | None = None,
+    body_part: str | None = None,
     source_ref: str | None = None,
 ) -> tuple[AnnotationRow, bool]:
     """The annotation of this region of this photo, and whether this call made it.
 
     A region is annotated once in a catalogue. One that nobody had named yet gets the individual
-    (and the encounter, taxon and viewpoint where they were missing); what is known is kept.
+    (and the encounter, taxon, viewpoint and body part where they were missing); what is known is
+    kept.
 
     Raises:
         Conflict: `annotation_belongs_to_other`: the region is another individual's;
@@ -288,17 +301,18 @@ def ensure_annotation(
         "encounter_id": encounter_id,
         "taxon_id": taxon_id,
         "viewpoint": viewpoint,
+        "body_part": body_part,
         "source_ref": source_ref,
         **dict(zip(("x", "y", "w", "h"), box_px or (None,) * 4, strict=True)),
     }
-    _check_box(session, media_id, box_px)
+    check_box(session, media_id, box_px)
     with translated():
         made = session.scalar(
             text(
                 "INSERT INTO annotation (catalogue_id, media_id, individual_id, encounter_id,"
-                " taxon_id, box_x_px, box_y_px, box_w_px, box_h_px, viewpoint, source_ref)"
-                " VALUES (:catalogue_id, :media_id, :individual_id, :encounter_id, :taxon_id,"
-                " :x, :y, :w, :h, :viewpoint, :source_ref)"
+                " taxon_id, box_x_px, box_y_px, box_w_px, box_h_px, viewpoint, body_part,"
+                " source_ref) VALUES (:catalogue_id, :media_id, :individual_id, :encounter_id,"
+                " :taxon_id, :x, :y, :w, :h, :viewpoint, :body_part, :source_ref)"
                 " ON CONFLICT (catalogue_id, media_id, box_x_px, box_y_px, box_w_px, box_h_px)"
                 " DO NOTHING RETURNING id"
             ),
@@ -309,7 +323,11 @@ def ensure_annotation(
         return _name_annotation(session, values), False
 
 
-def _check_box(session: Session, media_id: int, box_px: BoxPx | None) -> None:
+def check_box(session: Session, media_id: int, box_px: BoxPx | None) -> None:
+    """Raises:
+    NotFound: no photo has this id.
+    Invalid: `box_invalid`: the box is empty or reaches over the photo's edges.
+    """
     if box_px is None:
         return
     media = get_media(session, media_id)
@@ -325,6 +343,18 @@ def _check_box(session: Session, media_id: int, box_px: BoxPx | None) -> None:
             width_px=media.width_px,
             height_px=media.height_px,
         )
+
+
+def belongs_to_other(annotation_id: int, shown: UUID | None, wanted: UUID) -> Conflict:
+    """The error for an annotation that shows another individual than the one wanted."""
+    return Conflict(
+        "annotation_belongs_to_other",
+        f"This region of the photo is annotated as individual {shown}, not {wanted}; correct that "
+        "annotation, or give a box for the other animal.",
+        annotation_id=annotation_id,
+        individual_id=str(shown),
+        wanted_individual_id=str(wanted),
+    )
 
 
 def _name_annotation(session: Session, values: dict[str, Any]) -> AnnotationRow:
@@ -350,21 +380,14 @@ def _name_annotation(session: Session, values: dict[str, Any]) -> AnnotationRow:
     if found.same or values["individual_id"] is None:
         return get_annotation(session, found.id)
     if found.individual_id is not None:
-        raise Conflict(
-            "annotation_belongs_to_other",
-            f"This region of the photo is annotated as individual {found.individual_id}, not "
-            f"{values['individual_id']}; correct that annotation, or give a box for the other "
-            "animal.",
-            annotation_id=found.id,
-            individual_id=str(found.individual_id),
-            wanted_individual_id=str(values["individual_id"]),
-        )
+        raise belongs_to_other(found.id, found.individual_id, values["individual_id"])
     session.execute(
         text(
             "UPDATE annotation SET individual_id = :individual_id,"
             " encounter_id = coalesce(encounter_id, :encounter_id),"
             " taxon_id = coalesce(taxon_id, :taxon_id),"
             " viewpoint = coalesce(viewpoint, :viewpoint),"
+            " body_part = coalesce(body_part, :body_part),"
             " source_ref = coalesce(source_ref, :source_ref) WHERE id = :id"
         ),
         {**values, "id": found.id},

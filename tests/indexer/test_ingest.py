@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict
 from db.queries import catalogue, media
-from indexer import ingest
+from indexer import photos as reading
 from indexer.ingest import (
     ImportProgress,
     ImportReport,
@@ -118,7 +118,7 @@ def test_a_second_run_changes_nothing(
     def never(*_: object) -> None:
         raise AssertionError("a photo that is stored was decoded again")
 
-    monkeypatch.setattr(ingest, "decode", never)
+    monkeypatch.setattr(reading, "decode", never)
     report = run_import(sessions, store, plan)
     assert whole(report)
     assert (report.imported, report.already_known) == (0, 12)
