@@ -19,6 +19,7 @@ class SearchFilters:
     Values of one field are alternatives, fields add up. `taxon` takes scientific names, common
     names and synonyms; the dates compare with the encounter's start, or without one with the
     time the photo was taken, and `date_to` is exclusive. `place` is part of the encounter's place.
+    `not_viewpoint` leaves out those that show one of these, and keeps those of an unknown one.
     """
 
     taxon: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class SearchFilters:
     vitality: Vitality | None = None
     catalogue: str | None = None
     individuals: tuple[UUID, ...] = ()
+    not_viewpoint: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -66,6 +68,7 @@ class SearchFilters:
             ),
             "place": ("strpos(lower(e.place), lower(%(place)s)) > 0",),
             "viewpoint": ("lower(a.viewpoint) = ANY(%(viewpoint)s::text[])",),
+            "not_viewpoint": ("(lower(a.viewpoint) = ANY(%(not_viewpoint)s::text[])) IS NOT TRUE",),
             "sex": ("i.sex = %(sex)s",),
             "vitality": ("i.vitality = %(vitality)s",),
             "catalogue": (
@@ -90,6 +93,7 @@ class SearchFilters:
             "date_from": self.date_from,
             "date_to": self.date_to,
             "viewpoint": [viewpoint.lower() for viewpoint in self.viewpoint],
+            "not_viewpoint": [viewpoint.lower() for viewpoint in self.not_viewpoint],
             "sex": self.sex and str(self.sex),
             "vitality": self.vitality and str(self.vitality),
             "catalogue": self.catalogue,

@@ -1,0 +1,41 @@
+"""Owns which viewpoint a photo is not compared with: the other side, where a rule says sided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from db.queries import viewpoints as rows
+from db.queries.viewpoints import ViewedRow
+
+OPPOSITE: Final = {"left": "right", "right": "left"}
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedRule:
+    """How a rule was applied to a photo, as a receipt tells it. `left_out` is the viewpoint whose
+    annotations were not compared with it, None where all were: nothing is sided, or the photo
+    shows no side. Annotations of an unknown viewpoint are always compared."""
+
+    sided: bool
+    viewpoint: str | None
+    body_part: str | None
+    left_out: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def applied_rules(session: Session, annotation_ids: Sequence[int]) -> dict[int, AppliedRule]:
+    """The rule as it applies to each of the annotations that exist, by id."""
+    found = rows.viewed(session, annotation_ids)
+    return {annotation_id: _applied(row) for annotation_id, row in found.items()}
+
+
+def _applied(row: ViewedRow) -> AppliedRule:
+    side = (row.viewpoint or "").strip().lower()
+    left_out = OPPOSITE.get(side) if row.sided else None
+    return AppliedRule(row.sided, row.viewpoint, row.body_part, left_out)
