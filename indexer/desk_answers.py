@@ -15,11 +15,9 @@ from uuid import UUID
 from db.queries.media import BoxPx
 from db.types import UnusableReason
 from indexer.answers import IndividualRef
+from indexer.ranking import Fuse as Fuse
 
 Json = dict[str, Any]
-Fuse = Literal["max", "mean_top"]
-"""How the photos of a question make one score of an individual: the best of all, or the mean of
-what each photo scores best with it."""
 Saying = Literal["same", "different", "unsure", "new", "none", "not_usable", "usable"]
 """What a person may say of a query; `none`: none of those shown."""
 QueueName = Literal[

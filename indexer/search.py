@@ -1,22 +1,17 @@
-"""Owns a search: from query vectors to k distinct individuals, with a receipt of how.
+"""Owns the ways to search: the spaces that are searched, by which backend, and what can go wrong.
 
-Candidates come in their exact order (`vector_index.protocol.settle`), get their labels from
-PostgreSQL, and are grouped until k individuals are complete or the space is exhausted. The answer
-is the same whatever the backend, and a search that cannot run to its end is an error.
+The answer is the same whatever the backend, and a search that cannot run to its end is an error.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from uuid import UUID
+from typing import Literal
 
-import numpy as np
 import psycopg
 from sqlalchemy import exc
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,11 +21,17 @@ from db.errors import NotFound
 from db.queries import embeddings
 from db.queries.ann import usable_ann
 from db.queries.embeddings import SpaceRow
-from db.queries.filters import SearchFilters
-from db.queries.search import LeftOut, left_out
 from indexer import ann
 from indexer.live import View
 from indexer.milvus import MilvusCopies
+from indexer.ranking import SUPPORT_DEPTH as SUPPORT_DEPTH
+from indexer.ranking import Excluded as Excluded
+from indexer.ranking import Fuse as Fuse
+from indexer.ranking import MatchHit as MatchHit
+from indexer.ranking import OneSearch, Watch
+from indexer.ranking import Receipt as Receipt
+from indexer.ranking import SearchRequest as SearchRequest
+from indexer.ranking import SearchResult as SearchResult
 from indexer.shelf import Counted, Loading, Memory, Shelf, Snapshots, Source
 from indexer.true_matches import Histogram as Histogram
 from indexer.true_matches import TrueMatchDistribution as TrueMatchDistribution
@@ -38,34 +39,15 @@ from indexer.true_matches import TrueMatches
 from indexer.vector_index.milvus import MilvusAt, MilvusServer
 from indexer.vector_index.pgvector import PgVectorIndex
 from indexer.vector_index.protocol import (
-    NO_IDS,
-    Ids,
     IndexGone,
     IndexTimeout,
     IndexUnavailable,
     Part,
-    Settled,
-    Vectors,
-    settle,
     unit_rows,
 )
 
 Backend = Literal["faiss", "exact", "pgvector", "milvus"]
-
-SUPPORT_DEPTH = 10
-"""`supporting` counts the photos that score at least as high as the tenth individual: photos that
-on their own would have brought theirs among the first ten, whatever k was asked for."""
-
-NEAR_DUPLICATE_BITS = 4
-NEAR_DUPLICATE_COSINE = 0.95
-"""A re-encoded or resized copy keeps its 64-bit difference hash up to a few bits, but so do two
-photos of an empty sea. A copy also embeds almost to the same vector; both must hold."""
-
 _ALIVE_S = 2.0
-_FIRST_BATCH = 128
-_BATCH_GROWTH = 8
-_FIRST_LABELS = 32
-_LABEL_GROWTH = 4
 
 
 class SearchError(Exception):
@@ -82,84 +64,6 @@ class SearchUnavailable(SearchError):
 
 class SearchTimeout(SearchError):
     """The search did not end within its time."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SearchRequest:
-    """One question. `vectors` float32 (P, D) are P photos of one encounter, of any length but
-    zero; an individual scores as high as its best annotation does with any of them.
-
-    `exclude_annotations` and `exclude_media` (SHA-256 of the bytes) leave out the query itself,
-    `near_duplicate_of` (perceptual hashes) copies of its photos, `exclude_encounter` an encounter.
-    """
-
-    vectors: Vectors
-    fingerprint: str
-    k: int = 10
-    filters: SearchFilters = field(default_factory=SearchFilters)
-    exclude_annotations: frozenset[int] = frozenset()
-    exclude_media: frozenset[str] = frozenset()
-    near_duplicate_of: tuple[int, ...] = ()
-    exclude_encounter: UUID | None = None
-    timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class MatchHit:
-    """A candidate individual: `score` is the cosine of its best annotation. `supporting` is the
-    number of its annotations that score as high as the tenth individual (or the last, if there
-    are fewer), and at least 1."""
-
-    rank: int
-    individual_id: UUID
-    name: str
-    taxon: str | None
-    score: float
-    annotation_id: int
-    media_id: int
-    supporting: int
-
-
-@dataclass(frozen=True, slots=True)
-class Excluded:
-    """Annotations left out: the query itself; copies of it that score as high as the last match
-    looked at; and the rest of the encounter."""
-
-    self: int
-    duplicate: int
-    encounter: int
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What was searched. `mode` is `exact` where the answer is that of comparing with every row,
-    and `ann` where an approximate index chose the rows. `eligible` annotations have a vector, an
-    individual and pass the filters; `scanned` vectors were compared with; `delta` of the space's
-    are newer than its `snapshot`, or than the index (None: the space is small and lives in memory,
-    or PostgreSQL scans it)."""
-
-    mode: Literal["exact", "ann"]
-    eligible: int
-    scanned: int
-    excluded: Excluded
-    truncated: bool
-    filters: dict[str, Any]
-    fingerprint: str
-    snapshot: str | None
-    delta: int
-    timings_ms: dict[str, float]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """`view` is what was searched, so that who asks on need not look for changes again."""
-
-    hits: tuple[MatchHit, ...]
-    receipt: Receipt
-    view: View = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +151,7 @@ class Searcher:
         queries = unit_rows(request.vectors)
         if not len(queries):
             raise ValueError("a search needs at least one vector")
-        watch = _Watch()
+        watch = Watch()
         with _failures(request.timeout_s), deadline(request.timeout_s):
             space = self._known_space(session, request.fingerprint)
             if queries.shape[1] != space.dim:
@@ -258,7 +162,7 @@ class Searcher:
             view = self._view(session, space, request.timeout_s)
             watch.stage("changes")
             try:
-                return _Search(session, space, view, request, queries, watch).run()
+                return OneSearch(session, space, view, request, queries, watch).run()
             except IndexGone:
                 # Whoever asks next fills it again.
                 self._shelf.release(space.fingerprint)
@@ -388,211 +292,3 @@ def _failures(timeout_s: float | None = None) -> Iterator[None]:
                 "`resight doctor`."
             ) from problem
         raise
-
-
-class _Watch:
-    """Milliseconds by stage, each from the end of the one before."""
-
-    def __init__(self) -> None:
-        self._start = self._last = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    def stage(self, name: str) -> None:
-        now = time.perf_counter()
-        self._stages[name] = self._stages.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def timings_ms(self) -> dict[str, float]:
-        spent = self._stages | {"total": time.perf_counter() - self._start}
-        return {name: round(seconds * 1000, 3) for name, seconds in spent.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Label:
-    individual_id: UUID
-    name: str
-    taxon: str | None
-    media_id: int
-    perceptual_hash: int | None
-
-
-@dataclass(slots=True)
-class _Found:
-    """An individual met on the way down; its scores descend."""
-
-    label: _Label
-    annotation_id: int
-    scores: list[float]
-
-
-@dataclass(slots=True)
-class _Walk:
-    """How far down the settled annotations the individuals are known."""
-
-    found: dict[UUID, _Found] = field(default_factory=dict)
-    duplicates: int = 0
-    complete: bool = False
-
-
-class _Search:
-    """One request under way."""
-
-    def __init__(
-        self,
-        session: Session,
-        space: SpaceRow,
-        view: View,
-        request: SearchRequest,
-        queries: Vectors,
-        watch: _Watch,
-    ) -> None:
-        self._session = session
-        self._space = space
-        self._view = view
-        self._request = request
-        self._queries = queries
-        self._watch = watch
-        self._labels: dict[int, _Label | None] = {}
-        self._depth = max(request.k, SUPPORT_DEPTH)
-        self._approximate = False
-        self._compared = 0
-
-    def run(self) -> SearchResult:
-        request, view = self._request, self._view
-        eligible, scanned, allowed = view.eligible, view.size, None
-        if not request.filters.is_empty:
-            allowed = embeddings.eligible_ids(self._session, self._space.id, request.filters)
-            eligible = scanned = len(allowed)
-            self._watch.stage("filter")
-        out = self._left_out(allowed)
-        walk = self._nearest(allowed, frozenset(out.own + out.encounter))
-        receipt = Receipt(
-            mode="ann" if self._approximate else "exact",
-            eligible=eligible,
-            scanned=self._compared if self._approximate else scanned,
-            excluded=Excluded(len(out.own), walk.duplicates, len(out.encounter)),
-            truncated=False,
-            filters=request.filters.as_dict(),
-            fingerprint=self._space.fingerprint,
-            snapshot=view.snapshot,
-            delta=view.delta,
-            timings_ms=self._watch.timings_ms(),
-        )
-        return SearchResult(_hits(walk, request.k), receipt, view)
-
-    def _left_out(self, allowed: Ids | None) -> LeftOut:
-        request = self._request
-        if not (request.exclude_annotations or request.exclude_media or request.exclude_encounter):
-            return LeftOut((), ())
-        out = left_out(
-            self._session,
-            self._space.id,
-            annotations=request.exclude_annotations,
-            sha256s=request.exclude_media,
-            encounter=request.exclude_encounter,
-        )
-        self._watch.stage("exclude")
-        if allowed is None:
-            return out
-        return LeftOut(_among(out.own, allowed), _among(out.encounter, allowed))
-
-    def _nearest(self, allowed: Ids | None, excluded: frozenset[int]) -> _Walk:
-        if allowed is not None and not len(allowed):
-            return _Walk()
-        batch = _FIRST_BATCH
-        while True:
-            settled = settle(self._view.parts, self._queries, batch, allowed)
-            self._watch.stage("scan")
-            self._approximate = settled.approximate
-            self._compared = len(settled.ids)
-            walk = self._walk(settled, excluded)
-            if walk.complete or settled.exhausted:
-                return walk
-            batch *= _BATCH_GROWTH
-
-    def _walk(self, settled: Settled, excluded: frozenset[int]) -> _Walk:
-        """Group annotations from the best down, past the last individual that is needed and all
-        that tie with it; complete if the settled part reaches that far."""
-        walk = _Walk()
-        certain = int(np.count_nonzero(settled.best > settled.level))
-        ids, scores = settled.ids[:certain].tolist(), settled.best[:certain].tolist()
-        floor = -np.inf
-        for position, (id_, score) in enumerate(zip(ids, scores, strict=True)):
-            if score < floor:
-                walk.complete = True
-                break
-            if id_ in excluded:
-                continue
-            label = self._label(ids, position)
-            if label is None:
-                continue
-            if self._is_copy(label, score):
-                walk.duplicates += 1
-                continue
-            found = walk.found.get(label.individual_id)
-            if found is None:
-                found = _Found(label, id_, [])
-                walk.found[label.individual_id] = found
-                if len(walk.found) == self._depth:
-                    floor = score
-            found.scores.append(score)
-        return walk
-
-    def _label(self, ids: Sequence[int], position: int) -> _Label | None:
-        """The label of the annotation at `position`, fetched with those that come next."""
-        if ids[position] not in self._labels:
-            self._watch.stage("group")
-            count = max(_FIRST_LABELS, len(self._labels) * (_LABEL_GROWTH - 1))
-            wanted = [i for i in ids[position : position + count] if i not in self._labels]
-            rows = embeddings.label_candidates(self._session, wanted)
-            self._labels.update(dict.fromkeys(wanted))
-            labels = zip(
-                rows.individual_ids,
-                rows.names,
-                rows.taxa,
-                rows.media_ids.tolist(),
-                rows.perceptual_hashes,
-                strict=True,
-            )
-            self._labels.update(
-                (id_, _Label(*label))
-                for id_, label in zip(rows.annotation_ids.tolist(), labels, strict=True)
-            )
-            self._watch.stage("labels")
-        return self._labels[ids[position]]
-
-    def _is_copy(self, label: _Label, score: float) -> bool:
-        if label.perceptual_hash is None or score < NEAR_DUPLICATE_COSINE:
-            return False
-        return any(
-            ((label.perceptual_hash ^ hash_) & 0xFFFF_FFFF_FFFF_FFFF).bit_count()
-            <= NEAR_DUPLICATE_BITS
-            for hash_ in self._request.near_duplicate_of
-        )
-
-
-def _among(ids: tuple[int, ...], allowed: Ids) -> tuple[int, ...]:
-    kept = np.isin(np.array(ids, dtype=np.int64) if ids else NO_IDS, allowed)
-    return tuple(id_ for id_, keep in zip(ids, kept, strict=True) if keep)
-
-
-def _hits(walk: _Walk, k: int) -> tuple[MatchHit, ...]:
-    ranked = sorted(
-        walk.found.values(), key=lambda found: (-found.scores[0], found.label.individual_id)
-    )
-    if not ranked:
-        return ()
-    level = ranked[min(SUPPORT_DEPTH, len(ranked)) - 1].scores[0]
-    return tuple(
-        MatchHit(
-            rank=rank,
-            individual_id=found.label.individual_id,
-            name=found.label.name,
-            taxon=found.label.taxon,
-            score=found.scores[0],
-            annotation_id=found.annotation_id,
-            media_id=found.label.media_id,
-            supporting=max(1, sum(score >= level for score in found.scores)),
-        )
-        for rank, found in enumerate(ranked[:k], start=1)
-    )

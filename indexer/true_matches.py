@@ -16,7 +16,7 @@ from db.queries.embeddings import SpaceRow
 from db.queries.search import companions
 from indexer.evaluate import codes, true_match_scores
 from indexer.live import View
-from indexer.vector_index.protocol import Ids, Part, Scores, Vectors, nearest
+from indexer.vector_index.protocol import Ids, Part, Scores, Vectors, fetch_from, nearest
 
 log = logging.getLogger(__name__)
 
@@ -145,21 +145,13 @@ def measure(session: Session, space: SpaceRow, view: View) -> TrueMatchDistribut
     shuffled = np.random.default_rng(_SEED).permutation(eligible)
     sample = shuffled[:SAMPLE]
     around = companions(session, space.id, sample)
-    ids, vectors = _fetch(view.parts, around.ids[:_MAX_COMPANIONS])
+    ids, vectors = fetch_from(view.parts, around.ids[:_MAX_COMPANIONS])
     at = np.searchsorted(around.ids, ids)
     individual = codes(around.individuals)[at]
     sampled = np.flatnonzero(np.isin(ids, sample))
     scores = true_match_scores(vectors, individual, codes(around.encounters)[at], sampled)
     others = _nearest_others(view.parts, ids, vectors, individual, sampled, eligible)
     return TrueMatchDistribution(np.sort(scores[~np.isnan(scores)]), np.sort(others))
-
-
-def _fetch(parts: tuple[Part, ...], ids: Ids) -> tuple[Ids, Vectors]:
-    """Ids ascending with their vectors, each from the part where it counts."""
-    found = [part.index.fetch(np.setdiff1d(ids, part.hidden)) for part in parts]
-    all_ids = np.concatenate([some for some, _ in found])
-    order = np.argsort(all_ids)
-    return all_ids[order], np.concatenate([rows for _, rows in found])[order]
 
 
 def _nearest_others(

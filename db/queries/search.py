@@ -13,6 +13,8 @@ from sqlalchemy.orm import Session
 
 from db.errors import NotFound
 from db.queries.copying import Float32s, Int64s, as_ids, fetch, fetch_ids, id_array
+from db.queries.filters import LABELLED, SearchFilters
+from db.queries.taxa import find_taxa
 from db.types import Vector, vector_to_text
 
 KEEP_CHANGES_DAYS = 7
@@ -52,6 +54,16 @@ class LeftOut:
 
     own: tuple[int, ...]
     encounter: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRow:
+    """An annotation that may answer for an individual (after merges)."""
+
+    annotation_id: int
+    individual_id: UUID
+    media_id: int
+    perceptual_hash: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -233,6 +245,42 @@ def left_out(
         own=tuple(id_ for id_, own in rows if own),
         encounter=tuple(id_ for id_, own in rows if not own),
     )
+
+
+def annotations_of_individuals(session: Session, ids: Sequence[UUID]) -> list[CandidateRow]:
+    """Every annotation that a search may answer with of these individuals (after merges) and those
+    merged into them, ascending by id."""
+    rows = fetch(
+        session,
+        """
+        SELECT a.id, coalesce(named.merged_into_id, named.id), a.media_id, m.perceptual_hash
+        FROM individual named
+        JOIN annotation a ON a.individual_id = named.id AND a.matchable
+        JOIN media_asset m ON m.id = a.media_id
+        WHERE coalesce(named.merged_into_id, named.id) = ANY(%s::uuid[]) ORDER BY a.id
+        """,
+        [list(ids)],
+    )
+    return [CandidateRow(*row) for row in rows]
+
+
+def individuals_inside(
+    session: Session, model_id: int, ids: Sequence[UUID], filters: SearchFilters
+) -> set[UUID]:
+    """Those among these individuals that have an annotation which the filters admit."""
+    conditions, parameters = filters.alternatives(
+        find_taxa(session, filters.taxon) if filters.taxon else []
+    )
+    rows = fetch(
+        session,
+        f"""
+        SELECT DISTINCT i.id FROM annotation a {LABELLED}
+        JOIN embedding v ON v.model_id = %(model)s AND v.annotation_id = a.id
+        WHERE i.id = ANY(%(wanted)s::uuid[]) AND ({" OR ".join(conditions)})
+        """,
+        {"model": model_id, "wanted": list(ids), **parameters},
+    )
+    return {row[0] for row in rows}
 
 
 def companions(session: Session, model_id: int, ids: Int64s) -> Companions:

@@ -82,15 +82,20 @@ class Settled:
     """Annotations in their exact order: best cosine descending, then id ascending.
 
     `ids` int64 (m,), `best` float32 (m,) the highest cosine over the queries, `cosines` float32
-    (m, P). Complete above `level`: no other row has a best cosine greater than it, unless a part
-    was `approximate` about it. With every row present `level` is minus infinity.
+    (m, P). Complete above `level`: no other row has a best cosine greater than it, nor one with
+    query p greater than `levels[p]`, unless a part was `approximate` about it. With every row
+    present they are minus infinity.
     """
 
     ids: Ids
     best: Scores
     cosines: Scores
-    level: float
+    levels: tuple[float, ...]
     approximate: bool = False
+
+    @property
+    def level(self) -> float:
+        return max(self.levels)
 
     @property
     def exhausted(self) -> bool:
@@ -169,13 +174,14 @@ def settle(parts: Sequence[Part], queries: Vectors, n: int, allowed: Ids | None 
     """
     if not len(queries) or n < 1:
         raise ValueError(f"a search has at least 1 query and n >= 1, got {len(queries)} and {n}")
-    ids, cosines, level = [NO_IDS], [np.zeros((0, len(queries)), np.float32)], -np.inf
+    ids, cosines = [NO_IDS], [np.zeros((0, len(queries)), np.float32)]
+    levels = np.full(len(queries), -np.inf)
     approximate = False
     for part in parts:
         found = part.index.candidates(queries, n, allowed)
         approximate = approximate or found.approximate
         if found.ids.shape[1] >= n:
-            level = max(level, float(found.scores[:, -1].max()) + found.max_error)
+            levels = np.maximum(levels, found.scores[:, -1].astype(np.float64) + found.max_error)
         unique = np.unique(found.ids)
         if len(part.hidden):
             unique = np.setdiff1d(unique, part.hidden, assume_unique=True)
@@ -185,7 +191,20 @@ def settle(parts: Sequence[Part], queries: Vectors, n: int, allowed: Ids | None 
     all_ids, all_cosines = np.concatenate(ids), np.concatenate(cosines)
     best = all_cosines.max(axis=1, initial=-np.inf)
     order = best_first(all_ids, best)
-    return Settled(all_ids[order], best[order], all_cosines[order], level, approximate)
+    return Settled(
+        all_ids[order], best[order], all_cosines[order], tuple(levels.tolist()), approximate
+    )
+
+
+def fetch_from(parts: Sequence[Part], ids: Ids) -> tuple[Ids, Vectors]:
+    """Those ids that a space holds, ascending, with their unit vectors, each from the part where
+    it counts."""
+    found = [part.index.fetch(np.setdiff1d(ids, part.hidden)) for part in parts]
+    if not found:
+        return NO_IDS, np.zeros((0, 0), dtype=np.float32)
+    all_ids = np.concatenate([some for some, _ in found])
+    order = np.argsort(all_ids)
+    return all_ids[order], np.concatenate([rows for _, rows in found])[order]
 
 
 def nearest(
