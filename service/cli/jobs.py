@@ -229,7 +229,7 @@ class _Bars:
 
 
 def _pace(row: JobRow) -> str:
-    from service.web.jobs_view import duration
+    from service.web.figures import duration
 
     if row.state != "running" or not row.rate:
         return ""

@@ -18,9 +18,11 @@ from service.deps import Admin, Db, Principal, Runtime, State, Viewer
 from service.job_schemas import StartJobBody, failure_out, job_out, run_out
 from service.streams import Look
 from service.uploads import parse_fields
+from service.web import words
 from service.web.jobs_view import KINDS, JobView, present_failures, present_job
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.report_view import RunView, present_run
+from service.web.told import told
 
 ENDED_ON_A_PAGE = 20
 FAILURES_IN_A_CARD = 10
@@ -52,11 +54,17 @@ def jobs(
         ended_jobs=[card(row, principal) for row in ended.items],
         more_url=f"/jobs?cursor={ended.next_cursor}" if ended.next_cursor else None,
         may_act=principal.may(Role.ADMIN),
-        kinds=[(kind, KINDS[kind][0]) for kind in steering.STARTABLE],
+        kinds=[(kind, str(KINDS[kind][0])) for kind in steering.STARTABLE],
         models=steering.candidates(session, runtime.settings),
-        spaces=steering.space_uses(session),
+        spaces=[_space(use) for use in steering.space_uses(session)],
         ready_runs=_ready_runs(session),
     )
+
+
+def _space(use: steering.SpaceUse) -> dict[str, str]:
+    """A space whose vectors are kept, and the reasons why."""
+    reasons = "; ".join(told(reason) for reason in use.use.split("; "))
+    return {"name": f"{use.name} {use.version}", "use": reasons}
 
 
 def _ready_runs(session: Session) -> list[RunView]:
@@ -79,13 +87,14 @@ def start(principal: Admin, runtime: Runtime, kind: Annotated[str, Form()] = "")
 @router.get("/jobs/events")
 async def follow(_: Viewer, state: State) -> StreamingResponse:
     """The moving parts of all cards, worded as the cards are."""
-    sessions = state.runtime.sessions
+    sessions, language = state.runtime.sessions, words.language()
     known: set[UUID] = set()
 
     def look() -> Look:
         with sessions() as session:
             seen = open_and_known(session, known)
-        cards = [present_job(job_out(row), may_act=False) for row in seen]
+        with words.speaking(language):
+            cards = [present_job(job_out(row), may_act=False) for row in seen]
         return Look({one.id: one.moving for one in cards}, False)
 
     return await state.streams.answer("job", look)

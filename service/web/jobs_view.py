@@ -4,38 +4,109 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from service.job_schemas import FailureOut, JobOut
-from service.web.view import crop_url, plural, sentence
+from service.web.figures import duration, moment, number, took
+from service.web.view import crop_url, sentence
+from service.web.words import Lazy, LazyPlural, gettext, lazy, ngettext, nlazy
 
 Tone = Literal["live", "plain", "caution"]
 
 OPEN_STATES = frozenset({"queued", "running", "paused", "cancelling"})
 
-KINDS = {
-    "embed_missing": ("Embed what has no vector", "photo"),
-    "reindex": ("Re-index", "photo"),
-    "build_snapshot": ("Build a search snapshot", "vector"),
-    "build_ann": ("Build an approximate index", "vector"),
-    "import": ("Import", "photo"),
-    "fit_head": ("Fit the head", "pass"),
-    "evaluate": ("Measure the model on this catalogue", "photo"),
-    "export": ("Export the catalogue", "line"),
-    "calibrate": ("Calibrate the scores", "photo"),
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a kind of job counts: `so_far` without a known end, `of` with one, and its speed."""
+
+    so_far: LazyPlural
+    of: LazyPlural
+    pace: Lazy
+
+
+ITEMS = Unit(
+    nlazy("%(num)d item so far", "%(num)d items so far"),
+    nlazy("%(done)s of %(num)d item", "%(done)s of %(num)d items"),
+    lazy("%(rate)s items/s"),
+)
+PHOTOS = Unit(
+    nlazy("%(num)d photo so far", "%(num)d photos so far"),
+    nlazy("%(done)s of %(num)d photo", "%(done)s of %(num)d photos"),
+    lazy("%(rate)s photos/s"),
+)
+VECTORS = Unit(
+    nlazy("%(num)d vector so far", "%(num)d vectors so far"),
+    nlazy("%(done)s of %(num)d vector", "%(done)s of %(num)d vectors"),
+    lazy("%(rate)s vectors/s"),
+)
+PASSES = Unit(
+    nlazy("%(num)d pass so far", "%(num)d passes so far"),
+    nlazy("%(done)s of %(num)d pass", "%(done)s of %(num)d passes"),
+    lazy("%(rate)s passes/s"),
+)
+LINES = Unit(
+    nlazy("%(num)d line so far", "%(num)d lines so far"),
+    nlazy("%(done)s of %(num)d line", "%(done)s of %(num)d lines"),
+    lazy("%(rate)s lines/s"),
+)
+
+KINDS: dict[str, tuple[Lazy, Unit]] = {
+    "embed_missing": (lazy("Embed what has no vector"), PHOTOS),
+    "reindex": (lazy("Re-index"), PHOTOS),
+    "build_snapshot": (lazy("Build a search snapshot"), VECTORS),
+    "build_ann": (lazy("Build an approximate index"), VECTORS),
+    "import": (lazy("Import"), PHOTOS),
+    "fit_head": (lazy("Fit the head"), PASSES),
+    "evaluate": (lazy("Measure the model on this catalogue"), PHOTOS),
+    "export": (lazy("Export the catalogue"), LINES),
+    "calibrate": (lazy("Measure how sure scores are"), PHOTOS),
 }
 """Title and unit of each kind of job."""
 
-STATES: dict[str, tuple[str, Tone]] = {
-    "queued": ("Waiting", "plain"),
-    "running": ("Running", "live"),
-    "paused": ("Paused", "caution"),
-    "cancelling": ("Cancelling", "plain"),
-    "cancelled": ("Cancelled", "plain"),
-    "failed": ("Failed", "caution"),
-    "done": ("Done", "plain"),
+STATES: dict[str, tuple[Lazy, Tone]] = {
+    "queued": (lazy("Waiting"), "plain"),
+    "running": (lazy("Running"), "live"),
+    "paused": (lazy("Paused"), "caution"),
+    "cancelling": (lazy("Cancelling"), "plain"),
+    "cancelled": (lazy("Cancelled"), "plain"),
+    "failed": (lazy("Failed"), "caution"),
+    "done": (lazy("Done"), "plain"),
 }
+STAGES = {
+    "embedding": lazy("Embedding"),
+    "building": lazy("Building"),
+    "verifying": lazy("Comparing"),
+    "importing": lazy("Importing"),
+    "asking": lazy("Asking"),
+    "writing": lazy("Writing"),
+    "fitting": lazy("Fitting"),
+}
+RESULTS = {
+    "embedded": lazy("Embedded"),
+    "failed": lazy("Failed"),
+    "snapshot": lazy("Snapshot"),
+    "vectors": lazy("Vectors"),
+    "recall": lazy("Recall"),
+    "run_id": lazy("Run"),
+    "imported": lazy("Imported"),
+    "already_known": lazy("Known already"),
+    "skipped": lazy("Left out"),
+    "top1": lazy("First is right"),
+    "top5": lazy("Right among the first five"),
+    "map": lazy("Mean average precision"),
+    "n": lazy("Questions"),
+    "annotations": lazy("Annotations"),
+    "gallery": lazy("Compared with"),
+    "asked": lazy("Asked"),
+    "file": lazy("File"),
+    "lines": lazy("Lines"),
+    "head_id": lazy("Head"),
+    "version": lazy("Version"),
+    "seconds": lazy("Seconds"),
+    "rows": lazy("Rows"),
+}
+"""What a job says at its end, by the name of the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +158,11 @@ class FailureView:
 
 def present_job(job: JobOut, *, may_act: bool) -> JobView:
     """The card of a job; `may_act`: the reader may press its buttons."""
-    label, tone = STATES.get(job.state, (job.state.capitalize(), "plain"))
-    failed = job.progress.failed
+    name, tone = STATES.get(job.state, (lazy(job.state.capitalize()), "plain"))
+    label, failed = str(name), job.progress.failed
     if job.state == "done" and failed:
-        label, tone = f"Done, {plural(failed, 'failure')}", "caution"
+        label = ngettext("Done, %(num)d failure", "Done, %(num)d failures", failed)
+        tone = "caution"
     stage = job.stage if job.state in ("running", "paused") and job.stage else None
     return JobView(
         id=str(job.id),
@@ -125,104 +197,70 @@ def present_failures(failures: Sequence[FailureOut]) -> list[FailureView]:
 
 def _title(job: JobOut) -> str:
     if job.kind == "export" and job.params.get("what") == "queries":
-        return "Export the queries and reviews"
-    title = KINDS.get(job.kind, (job.kind.replace("_", " ").capitalize(), ""))[0]
+        return gettext("Export the queries and reviews")
+    title = str(KINDS.get(job.kind, (_spelled(job.kind), ITEMS))[0])
     model = job.params.get("model") or job.params.get("to")
-    return f"{title}: {model}" if isinstance(model, str) else title
+    if not isinstance(model, str):
+        return title
+    return gettext("%(title)s: %(model)s", title=title, model=model)
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", " ").capitalize()
 
 
 def _progress(job: JobOut) -> Progress:
-    now, unit = job.progress, KINDS.get(job.kind, ("", "item"))[1]
+    now, unit = job.progress, KINDS.get(job.kind, ("", ITEMS))[1]
     handled = now.done + now.failed
     if job.state == "queued":
-        counts = "Waits for a worker"
+        counts = gettext("Waits for a worker")
     elif now.total is None:
-        counts = f"{_plural(now.done, unit)} so far" if now.done else ""
-        counts = counts or ("Being planned" if job.state in OPEN_STATES else "")
+        counts = unit.so_far(now.done) if now.done else ""
+        counts = counts or (gettext("Being planned") if job.state in OPEN_STATES else "")
     elif now.total == 0:
-        counts = "Nothing to do"
+        counts = gettext("Nothing to do")
     else:
-        counts = f"{handled:,} of {_plural(now.total, unit)}"
+        counts = unit.of(now.total, done=number(handled))
     pace = []
     if job.state == "running" and now.rate:
-        pace.append(f"{now.rate:,.1f} {_plural_word(unit)}/s")
+        pace.append(unit.pace % {"rate": number(now.rate, 1)})
     if job.state == "running" and now.eta_s is not None:
-        pace.append(f"{duration(now.eta_s)} left")
+        pace.append(gettext("%(time)s left", time=duration(now.eta_s)))
     share: float | None = None
     if now.total:
         share = min(1.0, handled / now.total)
     elif now.total == 0 or job.state == "done":
         share = 1.0
-    return Progress(share, counts, ", ".join(pace), f"{now.failed:,} failed" if now.failed else "")
-
-
-def _plural(count: int, unit: str) -> str:
-    return f"{count:,} {unit if count == 1 else _plural_word(unit)}"
-
-
-def _plural_word(unit: str) -> str:
-    return "passes" if unit == "pass" else f"{unit}s"
-
-
-def duration(seconds: float) -> str:
-    """`about 40 s`, `about 3 min`, `about 2 h 10 min`: no finer than it is known."""
-    if seconds < 90:
-        return f"about {max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"about {minutes} min"
-    hours, rest = divmod(round(minutes / 10) * 10, 60)
-    return f"about {hours} h {rest} min" if rest else f"about {hours} h"
-
-
-def took(seconds: float) -> str:
-    """`0.4 s`, `42 s`, `3 min 12 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def moment(when: datetime, now: datetime | None = None) -> str:
-    """`10:32 UTC` today, else with its date."""
-    when, now = when.astimezone(UTC), (now or datetime.now(UTC)).astimezone(UTC)
-    if when.date() == now.date():
-        return f"{when:%H:%M} UTC"
-    year = "" if when.year == now.year else f" {when.year}"
-    return f"{when.day} {when:%b}{year}, {when:%H:%M} UTC"
+    failed = ngettext("%(num)d failed", "%(num)d failed", now.failed) if now.failed else ""
+    return Progress(share, counts, ", ".join(pace), failed)
 
 
 def _about(job: JobOut, stage: str | None) -> str:
-    parts = [f"asked for by {job.requested_by}"]
+    parts = [gettext("Asked for by %(name)s.", name=job.requested_by)]
+    if stage:
+        parts.insert(0, gettext("%(stage)s.", stage=str(STAGES.get(stage, _spelled(stage)))))
     if job.state == "paused" and job.paused_by:
-        parts.append(f"paused by {job.paused_by}")
+        parts.append(gettext("Paused by %(name)s.", name=job.paused_by))
     if job.state in ("cancelling", "cancelled") and job.cancelled_by:
-        parts.append(f"cancelled by {job.cancelled_by}")
-    text = ", ".join(parts)
-    text = text[:1].upper() + text[1:]
-    return f"{stage.replace('_', ' ').capitalize()}. {text}" if stage else text
+        parts.append(gettext("Cancelled by %(name)s.", name=job.cancelled_by))
+    return " ".join(parts)
 
 
 def _when(job: JobOut) -> str:
     if job.finished_at is not None and job.started_at is not None:
-        spent = (job.finished_at - job.started_at).total_seconds()
-        return f"{moment(job.finished_at)}, took {took(max(0.0, spent))}"
+        spent = max(0.0, (job.finished_at - job.started_at).total_seconds())
+        return gettext(
+            "%(moment)s, took %(time)s", moment=moment(job.finished_at), time=took(spent)
+        )
     if job.finished_at is not None:
         return moment(job.finished_at)
-    if job.started_at is not None:
-        return f"since {moment(job.started_at)}"
-    return f"since {moment(job.created_at)}"
+    return gettext("since %(moment)s", moment=moment(job.started_at or job.created_at))
 
 
 def _result(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The plain values of a result; what is nested has a page of its own."""
     return tuple(
-        (name.replace("_", " ").capitalize(), _value(value))
+        (str(RESULTS.get(name, _spelled(name))), _value(value))
         for name, value in result.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )
@@ -230,37 +268,39 @@ def _result(result: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _value(value: str | float) -> str:
     if isinstance(value, float):
-        return f"{value:,.3f}".rstrip("0").rstrip(".")
-    return f"{value:,}" if isinstance(value, int) else value
+        return number(round(value, 3), None)
+    return number(value) if isinstance(value, int) else value
 
 
 def _actions(job: JobOut) -> tuple[tuple[str, str], ...]:
     """(action, label) of each button that does something in this state."""
     actions = []
     if job.state in ("queued", "running"):
-        actions.append(("pause", "Pause"))
+        actions.append(("pause", gettext("Pause")))
     if job.state in ("paused", "cancelled"):
-        actions.append(("resume", "Resume"))
+        actions.append(("resume", gettext("Resume")))
     if job.state in ("queued", "running", "paused"):
-        actions.append(("cancel", "Cancel"))
+        actions.append(("cancel", gettext("Cancel")))
     if job.state == "failed":
-        actions.append(("retry", "Try again"))
+        actions.append(("retry", gettext("Try again")))
     elif job.state == "done" and job.progress.failed:
-        actions.append(("retry", f"Retry {job.progress.failed:,} failed"))
+        failed = job.progress.failed
+        label = ngettext("Retry %(num)d failed", "Retry %(num)d failed", failed)
+        actions.append(("retry", label))
     return tuple(actions)
 
 
 def _item_title(item: str) -> str:
-    number = annotation_of(item)
-    return f"Photo {number}" if number is not None else item
+    annotation = annotation_of(item)
+    return gettext("Photo %(number)s", number=annotation) if annotation is not None else item
 
 
 def _item_thumb(item: str) -> str | None:
-    number = annotation_of(item)
-    return crop_url(number, 160) if number is not None else None
+    annotation = annotation_of(item)
+    return crop_url(annotation, 160) if annotation is not None else None
 
 
 def annotation_of(item: str) -> str | None:
     """The annotation's number, where an item names one: `17`, or `17@2` for a changed region."""
-    number = item.partition("@")[0]
-    return number if number.isdecimal() else None
+    annotation = item.partition("@")[0]
+    return annotation if annotation.isdecimal() else None

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import lru_cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,8 @@ from service.deps import get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
 from service.web import appearance, figures, terms, words
-from service.web.view import plural, sentence
+from service.web.told import told
+from service.web.view import sentence
 
 log = logging.getLogger("resight")
 
@@ -121,8 +121,8 @@ def render(
 def _shell(runtime: Resight) -> Shell:
     readiness = runtime.readiness()
     banner = (runtime.settings.banner,) if runtime.settings.banner else ()
-    told = (*banner, *(n.detail for n in readiness.reasons), *(n.detail for n in readiness.notices))
-    notices = tuple(dict.fromkeys(told))
+    reasons = (told(n.detail) for n in (*readiness.reasons, *readiness.notices))
+    notices = tuple(dict.fromkeys((*banner, *reasons)))
     try:
         with runtime.sessions() as session:
             counts = catalogue.counts(session)
@@ -130,12 +130,15 @@ def _shell(runtime: Resight) -> Shell:
     except SQLAlchemyError:
         # A page that says what is wrong is worth more than none.
         return Shell(state="not ready", notices=notices)
-    photos, individuals = counts.annotations, counts.individuals
     return Shell(
         state="ready" if readiness.ready else "not ready",
-        detail=f"{plural(photos, 'photo')} of {plural(individuals, 'individual')}",
+        detail=words.gettext(
+            "%(photos)s of %(individuals)s",
+            photos=terms.photos(counts.annotations),
+            individuals=terms.individuals(counts.individuals),
+        ),
         notices=notices,
-        species=tuple(sorted(taxon.common_name or taxon.scientific_name for taxon in taxa)),
+        species=tuple(taxon.scientific_name for taxon in taxa),
     )
 
 
@@ -166,7 +169,8 @@ def _problem(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "http", str(error.detail), headers=error.headers or {})
     if isinstance(error, RequestValidationError):
-        return Problem(422, "invalid", "This address, or what was sent to it, is not complete.")
+        detail = words.gettext("This address, or what was sent to it, is not complete.")
+        return Problem(422, "invalid", detail)
     return problem_of(error)
 
 
@@ -196,17 +200,21 @@ def _draw_problem(request: Request, problem: Problem) -> Response:
     return page
 
 
+TITLES = {
+    401: words.lazy("A key is needed"),
+    403: words.lazy("Not allowed with this key"),
+    404: words.lazy("Not found"),
+    409: words.lazy("Not possible now"),
+    413: words.lazy("Too large"),
+    415: words.lazy("Not a photo that can be read"),
+    429: words.lazy("Too many requests"),
+    503: words.lazy("Not able to answer right now"),
+}
+
+
 def _title(status: int) -> str:
-    titles = {
-        401: "A key is needed",
-        403: "Not allowed with this key",
-        404: "Not found",
-        409: "Not possible now",
-        413: "Too large",
-        415: "Not a photo that can be read",
-        429: "Too many requests",
-        503: "Not able to answer right now",
-    }
-    if status in titles:
-        return titles[status]
-    return "This could not be answered" if status < 500 else HTTPStatus(status).phrase
+    if status in TITLES:
+        return str(TITLES[status])
+    if status < 500:
+        return words.gettext("This could not be answered")
+    return words.gettext("Something failed inside")

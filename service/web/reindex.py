@@ -22,6 +22,7 @@ from service.uploads import parse_fields
 from service.web.jobs import card
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.report_view import present_report, present_run
+from service.web.told import told
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -90,7 +91,7 @@ def _acted(request: Request, acted: RunRow, principal: Principal) -> Response:
 
 def _draw(request: Request, session: Session, row: RunRow, principal: Principal) -> Response:
     job = jobs.get_job(session, row.id)
-    problems = [one.detail for one in steering.why_not(session, row)]
+    problems = [told(one.detail) for one in steering.why_not(session, row)]
     may_act = principal.may(Role.ADMIN)
     return render(
         request,

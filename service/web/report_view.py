@@ -7,37 +7,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.job_schemas import RunOut
-from service.web.jobs_view import moment, took
-from service.web.view import (
-    STRIP_HEIGHT,
-    STRIP_WIDTH,
-    VIEW_PX,
-    Pair,
-    StripBar,
-    crop_url,
-    plural,
-)
+from service.web.figures import moment, number, took
+from service.web.figures import percent as share_of_hundred
+from service.web.receipt_view import Pair
+from service.web.terms import individuals, photos
+from service.web.view import STRIP_HEIGHT, STRIP_WIDTH, VIEW_PX, StripBar, crop_url
+from service.web.words import gettext, lazy, ngettext
 
 Json = Mapping[str, Any]
 
 STEPS = {
-    "requested": "Asked for",
-    "embedding": "Embedding",
-    "building": "Building",
-    "verifying": "Comparing",
-    "ready": "Ready",
-    "active": "In use",
+    "requested": lazy("Asked for"),
+    "embedding": lazy("Embedding"),
+    "building": lazy("Building"),
+    "verifying": lazy("Comparing"),
+    "ready": lazy("Ready"),
+    "active": lazy("In use"),
 }
 MEASURES = {
-    "top1": ("First is right", "top-1"),
-    "top5": ("Right among the first five", "top-5"),
-    "map": ("Mean average precision", "mAP"),
+    "top1": (lazy("First is right"), "top-1"),
+    "top5": (lazy("Right among the first five"), "top-5"),
+    "map": (lazy("Mean average precision"), "mAP"),
 }
 CHANGES = {
-    "lost": "was found before, another individual is nearer now",
-    "other": "was not found before and is not now",
-    "gained": "was not found before and is now",
-    "lookalike": "met once only, so nobody can be right",
+    "lost": lazy("was found before, another individual is nearer now"),
+    "other": lazy("was not found before and is not now"),
+    "gained": lazy("was not found before and is now"),
+    "lookalike": lazy("met once only, so nobody can be right"),
+}
+UNCHANGED = lazy("Searches go on in %(old)s.")
+UNDER_WAY = {
+    "requested": lazy("Waits for a worker."),
+    "embedding": lazy("Every photo gets its vector of %(new)s."),
+    "building": lazy("The search snapshot of %(new)s is being built."),
+    "verifying": lazy("Both models answer the same questions now."),
+    "cancelling": lazy("Ends as soon as the chunk under way is over."),
+    "failed": lazy("This run failed; the reason is below."),
+}
+"""What a run does that has not replaced anything; each is followed by `UNCHANGED`."""
+
+OVER = {
+    "cancelled": lazy(
+        "This run was given up. Its vectors are kept: started or resumed again, it goes on from "
+        "there."
+    ),
+    "retired": lazy("This run is over: the catalogue was moved on, or back, since."),
 }
 
 
@@ -80,15 +94,21 @@ def present_run(
     """Where a run is, what that means for searches, and what can be done now; `problems` forbid
     its activation."""
     old, new = run.from_space, run.to_space
-    old_name = f"{old.name} {old.version}" if old else "nothing"
+    old_name = f"{old.name} {old.version}" if old else gettext("nothing")
     new_name = f"{new.name} {new.version}"
     ready = run.state == "ready"
     choices, note = _choices(run, old_name, bool(problems)) if may_act else ((), "")
     return RunView(
         url=f"/reindex/{run.id}",
-        title=f"Re-index with {new_name}",
-        about=f"{run.slot}: from {old_name} to {new_name}. Asked for by {run.requested_by}, "
-        f"{moment(run.created_at)}.",
+        title=gettext("Re-index with %(model)s", model=new_name),
+        about=gettext(
+            "%(slot)s: from %(old)s to %(new)s. Asked for by %(name)s, %(moment)s.",
+            slot=run.slot,
+            old=old_name,
+            new=new_name,
+            name=run.requested_by,
+            moment=moment(run.created_at),
+        ),
         old_name=old_name,
         new_name=new_name,
         steps=_steps(run.state, run.job.stage),
@@ -109,54 +129,65 @@ def _steps(state: str, stage: str | None) -> tuple[Step, ...]:
         # It stopped on the way; the job knows where.
         reached = names.index(stage) if stage in STEPS else 0
     return tuple(
-        Step(name, "done" if i < reached else "now" if i == reached else "ahead")
+        Step(str(name), "done" if i < reached else "now" if i == reached else "ahead")
         for i, name in enumerate(STEPS.values())
     )
 
 
 def _sentence(run: RunOut, report: Json | None, old_name: str, new_name: str) -> str:
-    unchanged = f"Searches go on in {old_name}."
+    names = {"old": old_name, "new": new_name}
     if run.state == "active":
-        when = moment(run.activated_at) if run.activated_at else "now"
-        forced = " It was switched against the limits." if run.forced else ""
-        kept = (
-            f" The vectors of {old_name} are kept for the way back, until somebody runs "
-            f"`resight models retire {run.from_space.name}`."
-            if run.from_space and run.from_space.kept
-            else ""
-        )
-        return f"The catalogue is searched with {new_name} since {when}.{forced}{kept}"
+        return " ".join(_in_use(run, old_name, new_name))
     if run.state == "ready":
-        return f"{verdict(report) if report else 'The run is complete.'} {unchanged}"
-    sentences = {
-        "requested": f"Waits for a worker. {unchanged}",
-        "embedding": f"Every photo gets its vector of {new_name}. {unchanged}",
-        "building": f"The search snapshot of {new_name} is being built. {unchanged}",
-        "verifying": f"Both models answer the same questions now. {unchanged}",
-        "cancelling": f"Ends as soon as the chunk under way is over. {unchanged}",
-        "cancelled": "This run was given up. Its vectors are kept: started or resumed again, it "
-        "goes on from there.",
-        "failed": f"This run failed; the reason is below. {unchanged}",
-        "retired": "This run is over: the catalogue was moved on, or back, since.",
-    }
-    return sentences.get(run.state, run.state)
+        told = verdict(report) if report else gettext("The run is complete.")
+        return f"{told} {UNCHANGED % names}"
+    if run.state in UNDER_WAY:
+        return f"{UNDER_WAY[run.state] % names} {UNCHANGED % names}"
+    return str(OVER.get(run.state, run.state))
+
+
+def _in_use(run: RunOut, old_name: str, new_name: str) -> list[str]:
+    """The sentences about a run that searches use."""
+    when = moment(run.activated_at) if run.activated_at else gettext("now")
+    told = [
+        gettext(
+            "The catalogue is searched with %(new)s since %(moment)s.", new=new_name, moment=when
+        )
+    ]
+    if run.forced:
+        told.append(gettext("It was switched against the limits."))
+    if run.from_space and run.from_space.kept:
+        told.append(
+            gettext(
+                "The vectors of %(old)s are kept for the way back, until somebody runs "
+                "`resight models retire %(model)s`.",
+                old=old_name,
+                model=run.from_space.name,
+            )
+        )
+    return told
 
 
 def _choices(run: RunOut, old_name: str, refused: bool) -> tuple[tuple[Choice, ...], str]:
     url = f"/reindex/{run.id}"
-    abandon = Choice("abandon", "Abandon", f"{url}/abandon")
+    abandon = Choice("abandon", gettext("Abandon"), f"{url}/abandon")
     if run.state == "ready":
-        switch = Choice("activate", f"Switch to {run.to_space.name}", f"{url}/activate", main=True)
-        note = "Services follow within seconds and answer all the while; the way back stays open."
+        label = gettext("Switch to %(model)s", model=run.to_space.name)
+        switch = Choice("activate", label, f"{url}/activate", main=True)
         if not refused:
-            return (switch, abandon), note
-        force = Choice("force", "Switch anyway", f"{url}/activate", fields=(("force", "on"),))
-        return (switch, force, abandon), "“Switch anyway” is written into the audit trail."
+            return (switch, abandon), gettext(
+                "Services follow within seconds and answer all the while; the way back stays open."
+            )
+        anyway = gettext("Switch anyway")
+        force = Choice("force", anyway, f"{url}/activate", fields=(("force", "on"),))
+        return (switch, force, abandon), gettext("“Switch anyway” is written into the audit trail.")
     if run.state == "active" and run.from_space and run.from_space.kept:
-        back = Choice("rollback", f"Roll back to {old_name}", f"{url}/rollback")
-        return (back,), "Services follow within seconds; nothing is computed again."
-    if run.state in ("requested", "embedding", "building", "verifying"):
-        return (abandon,), "What is embedded already is kept."
+        label = gettext("Roll back to %(model)s", model=old_name)
+        return (Choice("rollback", label, f"{url}/rollback"),), gettext(
+            "Services follow within seconds; nothing is computed again."
+        )
+    if run.state in UNDER_WAY and run.state not in ("cancelling", "failed"):
+        return (abandon,), gettext("What is embedded already is kept.")
     return (), ""
 
 
@@ -241,13 +272,16 @@ def space_name(space: Json) -> str:
 def _asked(report: Json) -> str:
     n, counts = int(report["new"]["n"]), report["counts"]
     if not n:
-        return (
+        return gettext(
             "Nothing could be measured: no individual has photos of two encounters, so there is "
             "no question with a known answer."
         )
-    return (
-        f"{plural(n, 'photo')} asked who they are, against {plural(counts['gallery'], 'photo')} of "
-        f"{plural(counts['individuals'], 'individual')}, never those of the same encounter."
+    return gettext(
+        "%(questions)s asked who they are, against %(photos)s of %(individuals)s, never those of "
+        "the same encounter.",
+        questions=photos(n),
+        photos=photos(counts["gallery"]),
+        individuals=individuals(counts["individuals"]),
     )
 
 
@@ -257,7 +291,7 @@ def _measures(old: Json | None, new: Json, difference: Json | None) -> tuple[Mea
         change = difference.get(key) if difference else None
         rows.append(
             Measure(
-                name=name,
+                name=str(name),
                 short=short,
                 old=percent(old[key]) if old else "",
                 old_range=_range(old["ci95"][key]) if old else "",
@@ -270,38 +304,51 @@ def _measures(old: Json | None, new: Json, difference: Json | None) -> tuple[Mea
 
 
 def percent(share: float | None) -> str:
-    """`87.1 %`, or a dash where nothing was measured."""
-    return "–" if share is None else f"{share * 100:.1f} %"
+    """`87.1%`, or a dash where nothing was measured."""
+    return share_of_hundred(share, 1)
 
 
 def points(change: float) -> str:
     """A difference of two shares, with its sign: `+1.2`, `−0.4`, `0.0`."""
     rounded = round(change * 100, 1)
     sign = "+" if rounded > 0 else "−" if rounded < 0 else ""
-    return f"{sign}{abs(rounded):.1f}"
+    return f"{sign}{number(abs(rounded), 1)}"
 
 
 def _range(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0] * 100:.1f} to {interval[1] * 100:.1f}" if interval else ""
+    if not interval:
+        return ""
+    low, high = (number(end * 100, 1) for end in interval)
+    return gettext("%(low)s to %(high)s", low=low, high=high)
 
 
 def verdict(report: Json) -> str:
     """The report in one sentence: better, worse, or no difference that could not be chance."""
     difference, new = report.get("difference"), report["new"]
     if not new["n"]:
-        return "The two models could not be compared on this catalogue."
+        return gettext("The two models could not be compared on this catalogue.")
+    now = percent(new["top1"])
     if not difference or difference["top1"] is None:
-        return f"The model puts the right individual first for {percent(new['top1'])} of photos."
+        return gettext("The model puts the right individual first for %(now)s of photos.", now=now)
     low, high = difference["top1_ci95"]
-    told = (
-        f"the right individual is first for {percent(new['top1'])} of photos, "
-        f"{percent(report['old']['top1'])} before"
-    )
+    told = {"now": now, "before": percent(report["old"]["top1"])}
     if low > 0:
-        return f"Better on this catalogue: {told}."
+        return gettext(
+            "Better on this catalogue: the right individual is first for %(now)s of photos, "
+            "%(before)s before.",
+            **told,
+        )
     if high < 0:
-        return f"Worse on this catalogue: {told}."
-    return f"No clear difference on this catalogue: {told}."
+        return gettext(
+            "Worse on this catalogue: the right individual is first for %(now)s of photos, "
+            "%(before)s before.",
+            **told,
+        )
+    return gettext(
+        "No clear difference on this catalogue: the right individual is first for %(now)s of "
+        "photos, %(before)s before.",
+        **told,
+    )
 
 
 # ----------------------------------------------------------------------------------- distributions
@@ -327,17 +374,20 @@ def _distribution(name: str, same: Json, different: Json) -> Distribution:
     ]
     first, last = min(full), max(full) + 1
     low, high = edges[first], edges[last]
-    label = (
-        f"Scores in {name}: half of the same animals above {same['quantiles']['50']:.2f}, half of "
-        f"the different ones above {different['quantiles']['50']:.2f}"
+    label = gettext(
+        "Scores in %(model)s: half of the same animals above %(same)s, half of the different ones "
+        "above %(different)s",
+        model=name,
+        same=number(same["quantiles"]["50"], 2),
+        different=number(different["quantiles"]["50"], 2),
     )
     return Distribution(
         name=name,
         label=label,
         same=_bars(same["histogram"], first, last),
         different=_bars(different["histogram"], first, last),
-        low=f"{low:.2f}".replace("-", "−"),
-        high=f"{high:.2f}".replace("-", "−"),
+        low=number(low, 2).replace("-", "−"),
+        high=number(high, 2).replace("-", "−"),
     )
 
 
@@ -359,24 +409,32 @@ def _bars(histogram: Json, first: int, last: int) -> tuple[StripBar, ...]:
 
 def _changed_note(count: int, shown: int, compared: bool) -> str:
     if not compared:
-        return "There was no model before, so there is nothing to compare with."
+        return gettext("There was no model before, so there is nothing to compare with.")
     if not count:
-        return "None: every individual that was asked about has the nearest individual it had."
-    text = f"{plural(count, 'individual')}, worst first"
-    return f"{text}; the first {shown} are shown." if shown < count else f"{text}."
+        return gettext(
+            "None: every individual that was asked about has the nearest individual it had."
+        )
+    if shown < count:
+        return ngettext(
+            "%(num)d individual, worst first; the first %(shown)s are shown.",
+            "%(num)d individuals, worst first; the first %(shown)s are shown.",
+            count,
+            shown=number(shown),
+        )
+    return ngettext("%(num)d individual, worst first.", "%(num)d individuals, worst first.", count)
 
 
 def _change(one: Json) -> ChangeView:
     who, old, new = one["individual"], one["old_nearest"], one["new_nearest"]
-    photos = one["photos"]
+    shown = one["photos"]
     return ChangeView(
         name=_name(who),
         url=_url(who),
-        note=CHANGES.get(one["change"], ""),
+        note=str(CHANGES.get(one["change"], "")),
         sides=(
-            _side("Asked", who, photos["query"], ""),
-            _side("Nearest before", old, photos["old"], f"{one['old_score']:.3f}"),
-            _side("Nearest now", new, photos["new"], f"{one['new_score']:.3f}"),
+            _side(gettext("Asked"), who, shown["query"], ""),
+            _side(gettext("Nearest before"), old, shown["old"], number(one["old_score"], 3)),
+            _side(gettext("Nearest now"), new, shown["new"], number(one["new_score"], 3)),
         ),
     )
 
@@ -385,7 +443,7 @@ def _side(label: str, who: Json, photo: Json, score: str) -> Side:
     return Side(
         label=label,
         name=_name(who),
-        alt=f"{label}: {_name(who)}",
+        alt=gettext("%(label)s: %(name)s", label=label, name=_name(who)),
         url=_url(who),
         thumb=crop_url(photo["annotation_id"]),
         full=crop_url(photo["annotation_id"], VIEW_PX),
@@ -394,7 +452,7 @@ def _side(label: str, who: Json, photo: Json, score: str) -> Side:
 
 
 def _name(who: Json) -> str:
-    return str(who["name"] or "no longer there")
+    return str(who["name"] or gettext("no longer there"))
 
 
 def _url(who: Json) -> str | None:
@@ -407,39 +465,47 @@ def _url(who: Json) -> str | None:
 def _pairs(report: Json) -> tuple[Pair, ...]:
     counts, speed, failures = report["counts"], report["throughput"], report["failures"]
     snapshot = report.get("snapshot")
-    pairs = [
-        Pair(
-            "Photos", f"{counts['annotations']:,} in the catalogue, {counts['embedded']:,} embedded"
-        ),
-        Pair("Failed", _failed(failures)),
-    ]
+    in_all = gettext(
+        "%(photos)s in the catalogue, %(embedded)s embedded",
+        photos=number(counts["annotations"]),
+        embedded=number(counts["embedded"]),
+    )
+    pairs = [Pair(gettext("Photos"), in_all), Pair(gettext("Failed"), _failed(failures))]
     if speed["per_s"]:
-        pairs.append(
-            Pair(
-                "Speed",
-                f"{speed['per_s']:,.1f} photos/s by {plural(speed['workers'], 'worker')}, "
-                f"{took(speed['seconds'])} in all",
-            )
-        )
+        pairs.append(Pair(gettext("Speed"), _speed(speed)))
     if snapshot:
-        pairs.append(Pair("Snapshot", f"{plural(snapshot['vectors'], 'vector')}"))
-        pairs.append(
-            Pair(
-                "Recall",
-                f"{report['recall']:.4f} of the true nearest {snapshot['k']}, "
-                f"for {plural(snapshot['queries'], 'query').replace('querys', 'queries')}",
-            )
-        )
-    for name in ("old", "new"):
+        vectors = ngettext("%(num)d vector", "%(num)d vectors", snapshot["vectors"])
+        pairs.append(Pair(gettext("Snapshot"), vectors))
+        pairs.append(Pair(gettext("Recall"), _recall(report["recall"], snapshot)))
+    for name, label in (("old", gettext("Space before")), ("new", gettext("Space now"))):
         if report.get(name):
             space = report[name]["space"]
-            label = "Space before" if name == "old" else "Space now"
             pairs.append(Pair(label, f"{space['fingerprint']} ({space['dim']})", mono=True))
     return tuple(pairs)
 
 
+def _speed(speed: Json) -> str:
+    return ngettext(
+        "%(rate)s photos/s by %(num)d worker, %(time)s in all",
+        "%(rate)s photos/s by %(num)d workers, %(time)s in all",
+        speed["workers"],
+        rate=number(speed["per_s"], 1),
+        time=took(speed["seconds"]),
+    )
+
+
+def _recall(recall: float, snapshot: Json) -> str:
+    return ngettext(
+        "%(recall)s of the true nearest %(k)s, for %(num)d query",
+        "%(recall)s of the true nearest %(k)s, for %(num)d queries",
+        snapshot["queries"],
+        recall=number(recall, 4),
+        k=number(snapshot["k"]),
+    )
+
+
 def _failed(failures: Json) -> str:
     if not failures["count"]:
-        return "none"
-    parts = ", ".join(f"{count:,} {code}" for code, count in failures["by_code"].items())
-    return f"{failures['count']:,}: {parts}"
+        return gettext("none")
+    parts = ", ".join(f"{number(count)} {code}" for code, count in failures["by_code"].items())
+    return gettext("%(count)s: %(parts)s", count=number(failures["count"]), parts=parts)

@@ -26,8 +26,9 @@ from service.observe import identify_observed
 from service.runtime import Resight
 from service.schemas import IdentifyFields
 from service.uploads import parse_fields
-from service.web import view
+from service.web import figures, terms, view
 from service.web.pages import STATIC, PageRoute, is_fragment, render
+from service.web.words import gettext, lazy
 
 PAGE_K = 12
 """Individuals in an answer on a page: fills rows of two, three, four and six."""
@@ -35,9 +36,9 @@ PEOPLE_ON_A_PAGE = 60
 PHOTOS_ON_A_PAGE = 60
 FILM_LENGTH = 24
 SAMPLES = {
-    "known": ("An animal of the catalogue", "in a new encounter"),
-    "unknown": ("A stranger", "not in the catalogue"),
-    "not_a_whale": ("Not a whale", "the gate should say so"),
+    "known": (lazy("An animal of the catalogue"), lazy("in a new encounter")),
+    "unknown": (lazy("A stranger"), lazy("not in the catalogue")),
+    "not_a_whale": (lazy("Not a whale"), lazy("the gate should say so")),
 }
 
 
@@ -113,7 +114,7 @@ def _samples_dir(data_dir: Path) -> Path:
 def _samples(data_dir: Path) -> tuple[SampleView, ...]:
     """The demo's sample queries, where the demo was made."""
     return tuple(
-        SampleView(key, f"/samples/{key}.jpg", title, hint)
+        SampleView(key, f"/samples/{key}.jpg", str(title), str(hint))
         for key, (title, hint) in SAMPLES.items()
         if (_samples_dir(data_dir) / f"{key}.jpg").is_file()
     )
@@ -248,7 +249,8 @@ def _film(session: Session, card: view.CandidateView) -> list[StoredPhotoView]:
 
 def _stored_photo(session: Session, row: catalogue.AnnotationRow) -> StoredPhotoView:
     media = catalogue.get_media(session, row.media_id)
-    caption = " · ".join(part for part in (_when(session, row, media), row.viewpoint) if part)
+    viewpoint = terms.viewpoint_word(row.viewpoint)
+    caption = " · ".join(part for part in (_when(session, row, media), viewpoint) if part)
     return StoredPhotoView(
         full=view.crop_url(row.id, view.VIEW_PX),
         thumb=view.crop_url(row.id),
@@ -262,7 +264,7 @@ def _when(session: Session, row: catalogue.AnnotationRow, media: catalogue.Media
     encounter = catalogue.get_encounter(session, row.encounter_id) if row.encounter_id else None
     started = encounter.started_at if encounter else None
     moment = started or media.taken_at
-    return moment.date().isoformat() if moment else ""
+    return figures.day(moment)
 
 
 # ----------------------------------------------------------------------------------- individuals
@@ -283,8 +285,7 @@ def individuals(
         "individuals.html",
         here="individuals",
         people=[_person(row) for row in page.items],
-        summary=f"{view.plural(counts.individuals, 'individual')}, "
-        f"{view.plural(counts.annotations, 'photo')}",
+        summary=f"{terms.individuals(counts.individuals)}, {terms.photos(counts.annotations)}",
         text=text,
         more_url=f"/individuals?{more}" if more else None,
     )
@@ -295,7 +296,7 @@ def _person(row: catalogue.IndividualSummary) -> PersonView:
         url=f"/individuals/{row.id}",
         name=row.name,
         species=view.species_name(row.taxon),
-        photos=view.plural(row.photo_count, "photo"),
+        photos=terms.photos(row.photo_count),
         thumb=view.media_url(row.best_media_id) if row.best_media_id is not None else None,
     )
 
@@ -309,7 +310,7 @@ def individual(
     page = catalogue.annotations_of(session, row.id, PHOTOS_ON_A_PAGE, cursor)
     photos = [_stored_photo(session, annotation) for annotation in page.items]
     more = urlencode({"cursor": page.next_cursor}) if page.next_cursor else None
-    count = view.plural(len(photos), "photo")
+    count = terms.photos(len(photos))
     one = PersonView(
         url=f"/individuals/{row.id}",
         name=row.name,
@@ -357,7 +358,7 @@ def add_individual(
             NewIndividual(name=name, taxon=taxon.strip() or None),
             [],
             query_id=query_id,
-            principal=principal.name,
+            actor=principal.actor,
         ).answer
     except (Conflict, Invalid) as error:
         return _not_added(request, query_id, error, name, taxon)
@@ -365,14 +366,18 @@ def add_individual(
     if not is_fragment(request):
         return RedirectResponse(url, status_code=303)
     findable = sum(photo.embedded for photo in added.photos)
-    count = view.plural(len(added.photos), "photo")
+    told = gettext(
+        "%(photos)s added, %(findable)s can be found from now on.",
+        photos=terms.photos(len(added.photos)),
+        findable=figures.number(findable),
+    )
     notices = [view.sentence(notice.detail) for notice in added.notices]
-    told = AddedView(
+    shown = AddedView(
         name=added.individual.name,
         url=url,
-        detail=" ".join((f"{count} added, {findable} can be found from now on.", *notices)),
+        detail=" ".join((told, *notices)),
     )
-    return render(request, "_added.html", added=told)
+    return render(request, "_added.html", added=shown)
 
 
 def _not_added(
@@ -388,7 +393,9 @@ def _not_added(
         status=problem_of(error).status,
         answer=answer,
         limits=_limits(get_runtime(request)),
-        add_problem=AddProblem(str(error), f"/individuals/{other}" if other else None),
+        add_problem=AddProblem(
+            view.sentence(str(error)), f"/individuals/{other}" if other else None
+        ),
         add_name=name,
         add_taxon=taxon,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.web.words import Lazy, lazy
+from service.web.words import Lazy, lazy, ngettext
 
 COMMON_NAMES: Mapping[str, Lazy] = {
     "balaenoptera acutorostrata": lazy("minke whale"),
@@ -47,6 +47,14 @@ VIEWPOINTS = {
     "underside": lazy("underside"),
 }
 
+BODY_PARTS = {
+    "fluke": lazy("fluke"),
+    "flank": lazy("flank"),
+    "dorsal fin": lazy("dorsal fin"),
+    "head": lazy("head"),
+    "whole body": lazy("whole body"),
+}
+
 
 def latin_name(taxon: str | None) -> str | None:
     """A taxon as people write it."""
@@ -64,3 +72,18 @@ def common_name(taxon: str | None, common: str | None = None) -> str | None:
 def viewpoint_word(viewpoint: str | None) -> str | None:
     """A viewpoint in the reader's language; one that is in no table stays as it was typed."""
     return str(VIEWPOINTS.get(viewpoint, viewpoint)) if viewpoint else None
+
+
+def body_part_word(body_part: str | None) -> str | None:
+    """A body part in the reader's language; one that is in no table stays as it was typed."""
+    return str(BODY_PARTS.get(body_part, body_part)) if body_part else None
+
+
+def photos(count: int) -> str:
+    """`1 photo`, `1,204 photos`."""
+    return ngettext("%(num)d photo", "%(num)d photos", count)
+
+
+def individuals(count: int) -> str:
+    """`1 individual`, `1,204 individuals`."""
+    return ngettext("%(num)d individual", "%(num)d individuals", count)

@@ -9,6 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.web.figures import moment, number
+from service.web.receipt_view import ReceiptView, present_receipt
+from service.web.terms import latin_name, photos
+from service.web.told import told
+from service.web.words import gettext, lazy
+
 Json = Mapping[str, Any]
 Tone = Literal["plain", "named", "new", "rejected"]
 
@@ -17,14 +23,32 @@ STRIP_HEIGHT = 64.0
 THUMB_PX = 480
 VIEW_PX = 1600
 
-STAGES = {
-    "decode": "Read the photo",
-    "gate": "Gate",
-    "embed": "Embedding",
-    "head": "Default answer",
-    "search": "Search",
-    "store": "Store the query",
-    "total": "In all",
+GATE_STATES = {
+    "accepted": lazy("Accepted"),
+    "rejected": lazy("Rejected"),
+    "abstained": lazy("No judgement"),
+}
+DEFAULT_STATES = {
+    "low_confidence": (
+        lazy("Not confident"),
+        lazy("No individual is probable enough to be named."),
+    ),
+    "unmapped_slot": (
+        lazy("No name for it"),
+        lazy("The model knows this animal, but its list has no name for it: see the candidates."),
+    ),
+    "withheld": (lazy("Withheld"), lazy("Given only when the gate accepts the photo.")),
+    "unavailable": (
+        lazy("No default answer"),
+        lazy("The model in use has no list of individuals."),
+    ),
+}
+"""Label and usual note of each state in which no individual is named."""
+
+NOVELTY = {
+    "known": lazy("Like a known animal"),
+    "uncertain": lazy("Uncertain"),
+    "probably_new": lazy("Probably new"),
 }
 
 
@@ -115,27 +139,6 @@ class CandidateView:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    term: str
-    value: str
-    mono: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    label: str
-    ms: float
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptView:
-    sentence: str
-    pairs: tuple[Pair, ...]
-    timings: tuple[Timing, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class AnswerView:
     """Everything that the answer's template needs; nothing is computed in the template."""
 
@@ -175,7 +178,7 @@ def present(answer: Json) -> AnswerView:
     return AnswerView(
         query_id=query_id,
         url=f"/queries/{query_id}",
-        asked_at=str(answer.get("created_at", ""))[:16].replace("T", " "),
+        asked_at=moment(answer.get("created_at")),
         tone=headline.tone,
         headline=headline.text,
         headline_url=headline.url,
@@ -186,8 +189,8 @@ def present(answer: Json) -> AnswerView:
         default=_default(answer["default_answer"]),
         novelty=_novelty(answer.get("novelty")),
         candidates=candidates,
-        receipt=_receipt(answer.get("receipt")),
-        notices=tuple(notice["detail"] for notice in answer.get("notices", ())),
+        receipt=present_receipt(answer.get("receipt")),
+        notices=tuple(told(notice["detail"]) for notice in answer.get("notices", ())),
         model=" · ".join(part for part in (answer.get("bundle"), answer.get("stage")) if part),
         may_add=answer["gate"]["state"] != "rejected"
         and not answer.get("known_photo")
@@ -206,12 +209,7 @@ def individual_of(ref: Json) -> IndividualView:
 
 def species_name(taxon: str | None) -> str | None:
     """A taxon as people write it."""
-    return taxon.replace("_", " ") if taxon else None
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 photo`, `1,204 photos`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return latin_name(taxon)
 
 
 # ------------------------------------------------------------------------------------ the headline
@@ -234,9 +232,11 @@ def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
     if answer["gate"]["state"] == "rejected":
         return _Headline(
             "rejected",
-            "No whale or dolphin seen",
-            "The gate takes this for something other than a marine mammal, so no individual is "
-            "suggested.",
+            gettext("No whale or dolphin seen"),
+            gettext(
+                "The gate takes this for something other than a marine mammal, so no individual is "
+                "suggested."
+            ),
         )
     if candidates and _verdict(answer) == "probably_new":
         return _probably_new(answer["default_answer"])
@@ -248,27 +248,28 @@ def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
 
 
 def _probably_new(default: Json) -> _Headline:
-    lead = "Even the best candidate scores lower than photos of one animal usually do."
+    lead = [gettext("Even the best candidate scores lower than photos of one animal usually do.")]
     if default["status"] == "given":
         # The head must choose among the names it has: a stranger gets the least unlikely one.
-        lead += (
-            f" The model's own answer is {default['individual']['name']}: do not take it as it is."
+        name = default["individual"]["name"]
+        lead.append(
+            gettext("The model's own answer is %(name)s: do not take it as it is.", name=name)
         )
-    return _Headline(
-        "new",
-        "Probably new",
-        f"{lead} Look through the candidates; if none is it, add it to the catalogue.",
-    )
+    lead.append(gettext("Look through the candidates; if none is it, add it to the catalogue."))
+    return _Headline("new", gettext("Probably new"), " ".join(lead))
 
 
 def _most_like(best: IndividualView, verdict: str | None) -> _Headline:
     lead = (
-        "Photos of one animal usually score like this. The model gives no name by itself, so "
-        "compare before you decide."
+        gettext(
+            "Photos of one animal usually score like this. The model gives no name by itself, so "
+            "compare before you decide."
+        )
         if verdict == "known"
-        else "The score alone does not settle it: compare the candidates side by side."
+        else gettext("The score alone does not settle it: compare the candidates side by side.")
     )
-    return _Headline("plain", f"Most like {best.name}", lead, best.species, best.url)
+    title = gettext("Most like %(name)s", name=best.name)
+    return _Headline("plain", title, lead, best.species, best.url)
 
 
 def _verdict(answer: Json) -> str | None:
@@ -280,7 +281,7 @@ def _known_photo(individual: IndividualView) -> _Headline:
     return _Headline(
         "named",
         individual.name,
-        "This very photo is in the catalogue already. The candidates below leave it out.",
+        gettext("This very photo is in the catalogue already. The candidates below leave it out."),
         individual.species,
         individual.url,
     )
@@ -290,14 +291,14 @@ def _named(answer: Json) -> _Headline:
     individual = individual_of(answer["default_answer"]["individual"])
     agreement = answer.get("agreement")
     if agreement is True:
-        lead = "The model and the nearest photos of the catalogue agree."
+        lead = gettext("The model and the nearest photos of the catalogue agree.")
     elif agreement is False:
-        lead = (
+        lead = gettext(
             "The model and the catalogue disagree: the nearest photos show another individual. "
             "Compare both."
         )
     else:
-        lead = "The model's own answer; compare it with the candidates."
+        lead = gettext("The model's own answer; compare it with the candidates.")
     return _Headline("named", individual.name, lead, individual.species, individual.url)
 
 
@@ -305,19 +306,19 @@ def _nothing_found(receipt: Json | None) -> _Headline:
     if receipt is None:
         return _Headline(
             "plain",
-            "Nothing could be searched",
-            "No embedding model is loaded, so the photo has been looked at by the gate alone.",
+            gettext("Nothing could be searched"),
+            gettext(
+                "No embedding model is loaded, so the photo has been looked at by the gate alone."
+            ),
         )
     if receipt.get("filters") and not receipt.get("eligible"):
-        return _Headline(
-            "plain", "Nothing to compare with", "No photo of the catalogue fits the filters."
+        lead = gettext("No photo of the catalogue fits the filters.")
+    else:
+        lead = gettext(
+            "The catalogue has no photos yet. Add this one as its first individual, or import a "
+            "folder of photos with `resight import`."
         )
-    return _Headline(
-        "plain",
-        "Nothing to compare with",
-        "The catalogue has no photos yet. Add this one as its first individual, or import a folder "
-        "of photos with `resight import`.",
-    )
+    return _Headline("plain", gettext("Nothing to compare with"), lead)
 
 
 # ------------------------------------------------------------------------------- parts of an answer
@@ -330,7 +331,7 @@ def _photo(photo: Json) -> PhotoView:
     position = int(photo["position"])
     return PhotoView(
         position=position,
-        name=str(photo.get("name") or f"Photo {position + 1}"),
+        name=str(photo.get("name") or gettext("Photo %(number)s", number=position + 1)),
         thumb=media_url(media_id, 960) if media_id else None,
         full=media_url(media_id, VIEW_PX) if media_id else None,
         size=f"{width} × {height}" if width and height else "",
@@ -342,18 +343,22 @@ def _gate(gate: Json) -> GateView:
     score, threshold = gate.get("score"), gate.get("threshold")
     reason, model = gate.get("reason"), gate.get("model")
     if gate["state"] == "abstained":
-        note = sentence(reason or "the gate cannot judge this photo")
+        note = sentence(reason) if reason else gettext("The gate cannot judge this photo.")
     elif threshold is None:
         note = str(model)
     else:
-        note = f"Accepted from {threshold:.2f} on · {model}"
-    labels = {"accepted": "Accepted", "rejected": "Rejected", "abstained": "No judgement"}
-    return GateView(labels[gate["state"]], score, threshold, note)
+        note = gettext(
+            "Accepted from %(threshold)s on · %(model)s",
+            threshold=number(threshold, 2),
+            model=model,
+        )
+    return GateView(str(GATE_STATES[gate["state"]]), score, threshold, note)
 
 
 def sentence(text: str) -> str:
-    """A clause of the lower layers as a sentence."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+    """A clause of the lower layers as a sentence, in the reader's language where it is known."""
+    worded = told(text)
+    return f"{worded[:1].upper()}{worded[1:].rstrip('.')}."
 
 
 def _default(default: Json) -> DefaultView:
@@ -361,26 +366,13 @@ def _default(default: Json) -> DefaultView:
     ref, probability = default.get("individual"), default.get("probability")
     individual = individual_of(ref) if ref else None
     if status == "given" and individual is not None:
-        return DefaultView(
-            individual.name, probability, f"Probability given by {model}", individual.url
-        )
-    labels = {
-        "low_confidence": "Not confident",
-        "unmapped_slot": "No name for it",
-        "withheld": "Withheld",
-        "unavailable": "None",
-    }
-    reasons = {
-        "low_confidence": "No individual is probable enough to be named.",
-        "unmapped_slot": "The model knows this animal, but its list has no name for it: see the "
-        "candidates.",
-        "withheld": "Given only when the gate accepts the photo.",
-        "unavailable": "The model in use has no list of individuals.",
-    }
-    note = str(default.get("reason") or reasons.get(status, ""))
+        note = gettext("Probability given by %(model)s", model=model)
+        return DefaultView(individual.name, probability, note, individual.url)
+    label, usual = DEFAULT_STATES.get(status, (status, ""))
+    note = told(default["reason"]) if default.get("reason") else str(usual)
     # A withheld answer keeps its number to itself: a probability invites trust.
     shown = probability if status == "low_confidence" else None
-    return DefaultView(labels.get(status, str(status)), shown, note, None)
+    return DefaultView(str(label), shown, note, None)
 
 
 def _candidate(query_id: str, match: Json) -> CandidateView:
@@ -389,7 +381,7 @@ def _candidate(query_id: str, match: Json) -> CandidateView:
         rank=rank,
         individual=individual_of(match["individual"]),
         score=float(match["score"]),
-        support=plural(int(match["supporting"]), "photo"),
+        support=photos(int(match["supporting"])),
         thumb=crop_url(match["annotation_id"]),
         full=crop_url(match["annotation_id"], VIEW_PX),
         url=f"/queries/{query_id}/matches/{rank}",
@@ -399,11 +391,6 @@ def _candidate(query_id: str, match: Json) -> CandidateView:
 def _novelty(novelty: Json | None) -> NoveltyView | None:
     if novelty is None or novelty.get("best_score") is None:
         return None
-    labels = {
-        "known": "Like a known animal",
-        "uncertain": "Uncertain",
-        "probably_new": "Probably new",
-    }
     best = float(novelty["best_score"])
     reference, other = novelty.get("reference"), novelty.get("other")
     low, high = _score_range(best, reference, other)
@@ -413,15 +400,15 @@ def _novelty(novelty: Json | None) -> NoveltyView | None:
 
     mark = x_of(best)
     return NoveltyView(
-        label=labels.get(novelty["verdict"], str(novelty["verdict"])),
-        note=str(novelty.get("explanation") or ""),
+        label=str(NOVELTY.get(novelty["verdict"], novelty["verdict"])),
+        note=told(novelty.get("explanation") or ""),
         best=best,
         same=_bars(reference, x_of),
         other=_bars(other, x_of),
         mark_x=mark,
         mark_anchor="start" if mark < 40 else "end" if mark > STRIP_WIDTH - 40 else "middle",
-        low=f"{low:.1f}",
-        high=f"{high:.1f}",
+        low=number(low, 1),
+        high=number(high, 1),
         count=int(reference["count"]) if reference else 0,
     )
 
@@ -452,78 +439,3 @@ def _bars(histogram: Json | None, x_of: Any) -> tuple[StripBar, ...]:
             width = max(0.5, round(x_of(right) - x - 1.0, 1))
             bars.append(StripBar(x, round(STRIP_HEIGHT - height, 1), width, height))
     return tuple(bars)
-
-
-# ------------------------------------------------------------------------------------- the receipt
-
-
-def _receipt(receipt: Json | None) -> ReceiptView | None:
-    if receipt is None:
-        return None
-    excluded = receipt["excluded"]
-    pairs = [
-        Pair("Eligible", plural(int(receipt["eligible"]), "photo")),
-        Pair("Compared", f"{int(receipt['scanned']):,}"),
-        Pair("Left out", _left_out(excluded)),
-        Pair("Filters", _filters(receipt.get("filters") or {})),
-        Pair("Added since the snapshot", f"{int(receipt.get('delta') or 0):,}"),
-        Pair("Vector space", str(receipt["fingerprint"]), mono=True),
-        Pair("Snapshot", str(receipt.get("snapshot") or "none"), mono=True),
-    ]
-    return ReceiptView(_receipt_sentence(receipt), tuple(pairs), _timings(receipt["timings_ms"]))
-
-
-def _receipt_sentence(receipt: Json) -> str:
-    eligible, scanned = int(receipt["eligible"]), int(receipt["scanned"])
-    how = (
-        "one by one, so nothing was overlooked"
-        if receipt["mode"] == "exact"
-        else "through an approximate index, which may overlook a few"
-    )
-    what = f"all {plural(eligible, 'photo')}" if scanned == eligible else f"{scanned:,} photos"
-    sentence = f"Compared with {what} of the catalogue, {how}."
-    if receipt.get("truncated"):
-        sentence += " The search was cut short before the list was complete."
-    return sentence
-
-
-def _left_out(excluded: Json) -> str:
-    names = {
-        "self": "the photo itself",
-        "duplicate": "near duplicates",
-        "encounter": "of the same encounter",
-    }
-    parts = [f"{excluded[why]} {name}" for why, name in names.items() if excluded.get(why)]
-    return ", ".join(parts) or "nothing"
-
-
-def _filters(filters: Json) -> str:
-    parts = (f"{name.replace('_', ' ')}: {_listed(value)}" for name, value in filters.items())
-    return "; ".join(parts) or "none"
-
-
-def _listed(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _timings(timings: Json) -> tuple[Timing, ...]:
-    """In the order of work: the database does not keep the order of a stored answer."""
-    longest = max([float(ms) for ms in timings.values()] or [1.0]) or 1.0
-    order = {stage: place for place, stage in enumerate(STAGES)}
-
-    def place(stage: str) -> tuple[int, str]:
-        return order.get(stage.partition("_")[0], order["total"] - 1), stage
-
-    return tuple(
-        Timing(_stage_label(stage), float(timings[stage]), round(timings[stage] / longest * 100, 1))
-        for stage in sorted(timings, key=place)
-        # The same work as `search`, seen from inside.
-        if stage != "search_total"
-    )
-
-
-def _stage_label(stage: str) -> str:
-    whole, _, part = stage.partition("_")
-    if part and whole in STAGES:
-        return f"{STAGES[whole]}: {part.replace('_', ' ')}"
-    return STAGES.get(stage, stage.replace("_", " ").capitalize())

@@ -81,8 +81,9 @@ def _of_scripts(catalogue: Catalog) -> dict[str, str | Mapping[str, str]]:
 
 def _plural_forms(catalogue: Catalog, message: Message) -> dict[str, str]:
     rule = Locale.parse(str(catalogue.locale)).plural_form
-    index_of = _gettext.c2py(catalogue.plural_expr)  # type: ignore[attr-defined]
-    return {rule(n): message.string[index_of(n)] for n in range(200)}
+    index_of = _gettext.c2py(catalogue.plural_expr)
+    forms = list(message.string or ())
+    return {rule(n): forms[index_of(n)] for n in range(200)}
 
 
 # ---------------------------------------------------------------------------- the reader's language

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 
 from service.job_schemas import JobOut, ProgressOut
-from service.web.jobs_view import annotation_of, duration, moment, present_job, took
+from service.web.figures import duration, moment, took
+from service.web.jobs_view import annotation_of, present_job
 from service.web.report_view import points, verdict
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -133,7 +134,7 @@ def test_a_verdict_needs_an_interval_without_zero(interval: list[float], words: 
         "difference": {"top1": sum(interval) / 2, "top1_ci95": interval},
     }
     assert verdict(report).startswith(words)
-    assert "91.0 % of photos, 87.0 % before" in verdict(report)
+    assert "91.0% of photos, 87.0% before" in verdict(report)
 
 
 def test_nothing_measured_is_no_verdict() -> None:

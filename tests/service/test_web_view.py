@@ -170,10 +170,10 @@ def test_the_receipt_in_words() -> None:
     assert receipt is not None
     assert receipt.sentence.startswith("Compared with all 612 photos of the catalogue, one by one")
     values = {pair.term: pair.value for pair in receipt.pairs}
-    assert values["Left out"] == "1 the photo itself, 2 near duplicates"
-    assert values["Filters"] == "taxon: beluga"
+    assert values["Left out"] == "the photo itself, 2 near duplicates"
+    assert values["Filters"] == "species: beluga"
     steps = [timing.label for timing in receipt.timings]
-    assert steps == ["Read the photo", "Search", "Search: scan", "In all"]
+    assert steps == ["Read the photo", "Search", "Search: compare", "In all"]
 
 
 def test_a_truncated_search_is_never_hidden() -> None:
