@@ -3,11 +3,12 @@
     python scripts/bench_switch.py [--annotations 5200] [--seconds 30] [--work DIR] [--quick]
 
 Fills a data directory with drawn flukes in the starter's space, serves it with `resight serve` and
-its worker, and keeps a steady load on it: identify, search, read stored answers, add individuals
-and look for them at once. Under that load it re-indexes to a second bundle, activates it, and rolls
-back. An answer is mixed when anything in it (bundle, model of the default answer, snapshot, scores)
-is not of the space that its receipt names. `--work` keeps the drawings and the filled directory for
-the next run. The last line of standard output is JSON.
+its worker, and keeps a steady load on it: identify, search, read stored answers, ask about an
+encounter, give a verdict and take it back, add individuals and look for them at once. Under that
+load it re-indexes to a second bundle, activates it, and rolls back. An answer is mixed when
+anything in it (bundle, model of the default answer, snapshot, scores) is not of the space that its
+receipt names. `--work` keeps the drawings and the filled directory for the next run. The last line
+of standard output is JSON.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ NEW = "starter-wide"
 PHOTOS = 8
 SIZE_PX = (256, 192)
 SEED = 4
-RATES = {"identify": 3.0, "search": 4.0, "read": 3.0, "add": 0.5}
-"""Requests a second. An addition is three: the individual, a photo more, and asking for it."""
+RATES = {"identify": 3.0, "search": 4.0, "read": 3.0, "review": 0.5, "add": 0.5}
+"""A second. An addition is three requests: the individual, a photo more, and asking for it; a
+review is four: the question, its page, a verdict, and its undo."""
 FIRST_STRANGER = 1_000_000
 TIMEOUT_S = 60.0
 SETTLE_S = 3.0
@@ -250,6 +252,18 @@ class Load:
         answer = self._timed("read", lambda: client.get(url))
         if stored and answer["receipt"]["fingerprint"] not in self._seen.spaces:
             self._seen.mixed.append(f"{url}: unknown fingerprint")
+
+    def _review(self, client: httpx.Client, number: int) -> None:
+        asked = str(1 + number * 11 % self._prepared.annotations)
+        body: dict[str, Any] = {"annotation_ids": [asked]}
+        made = self._timed("review", lambda: client.post("/v1/queries", json=body), 201)
+        query = self._timed("review", lambda: client.get(f"/v1/queries/{made['id']}"))
+        self._seen.judge(f"encounter {asked}", {**query, "matches": query["candidates"]})
+        verdict = {"query_id": made["id"], "version": query["version"], "verdict": "unsure"}
+        decided = self._timed("review", lambda: client.post("/v1/reviews", json=verdict), 201)
+        self._timed(
+            "review", lambda: client.post(f"/v1/reviews/{decided['decision_id']}/undo"), 201
+        )
 
     def _add(self, client: httpx.Client, number: int) -> None:
         if number >= len(self._prepared.strangers):
