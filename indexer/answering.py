@@ -20,6 +20,7 @@ from indexer.answers import (
     PhotoError,
     SearchAnswer,
 )
+from indexer.calibrate import Calibrated
 from indexer.ingest import PhotoProblem
 from indexer.search import SearchResult
 from models.gate import GateDecision
@@ -70,7 +71,8 @@ def known_photo_of(found: AnnotationRow) -> KnownPhoto:
     return KnownPhoto(str(found.id), str(found.media_id), encounter, individual)
 
 
-def searched(result: SearchResult) -> SearchAnswer:
+def searched(result: SearchResult, calibrated: Calibrated | None) -> SearchAnswer:
+    """What a search found; `calibrated` is of the space that was searched."""
     matches = tuple(
         MatchAnswer(
             rank=hit.rank,
@@ -79,6 +81,7 @@ def searched(result: SearchResult) -> SearchAnswer:
             annotation_id=str(hit.annotation_id),
             media_id=str(hit.media_id),
             supporting=hit.supporting,
+            probability=calibrated.p_same(hit.score) if calibrated else None,
         )
         for hit in result.hits
     )

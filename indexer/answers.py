@@ -61,7 +61,8 @@ class DefaultAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MatchAnswer:
-    """One candidate individual; `supporting` of its annotations were among the candidates."""
+    """One candidate individual; `supporting` of its annotations were among the candidates.
+    `probability` that it is the same animal, None while nothing is calibrated in this space."""
 
     rank: int
     individual: IndividualRef
@@ -69,6 +70,7 @@ class MatchAnswer:
     annotation_id: str
     media_id: str
     supporting: int
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from indexer.answers import (
     Novelty,
     SearchAnswer,
 )
+from indexer.calibrate import calibration_of
 from indexer.default_answer import CANDIDATES, default_answer, unknown_to_head
 from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
@@ -274,7 +275,7 @@ class Identifier:
         if isinstance(options.exclude_encounter, UUID):
             catalogue.get_encounter(session, options.exclude_encounter)
         request = self._request(_unit_row(vector), options, fingerprint=fingerprint)
-        return searched(self._searcher.search(session, request))
+        return searched(self._searcher.search(session, request), calibration_of(session, space.id))
 
     def search_annotation(
         self,
@@ -306,7 +307,7 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        return searched(self._searcher.search(session, request))
+        return searched(self._searcher.search(session, request), calibration_of(session, space.id))
 
     def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
         """A stored vector of unit length and the fingerprint of its space.
@@ -462,7 +463,7 @@ class Identifier:
                 f"The space {self._space.name} {self._space.version} was retired while this "
                 "service answered in it; ask again in a moment, or see /ready."
             ) from error
-        answer = searched(result)
+        answer = searched(result, calibration_of(session, self._space.id))
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}

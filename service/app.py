@@ -14,7 +14,18 @@ from starlette.types import ASGIApp, Scope
 
 from service import errors
 from service.accounts import Passwords
-from service.api import compat, identify, individuals, jobs, media, people, reindex, search, system
+from service.api import (
+    calibration,
+    compat,
+    identify,
+    individuals,
+    jobs,
+    media,
+    people,
+    reindex,
+    search,
+    system,
+)
 from service.deps import AppState, DocsReader
 from service.drift import DriftWatch
 from service.edge import Edge, RateLimiter
@@ -38,6 +49,7 @@ API_ROUTERS = (
     media.router,
     jobs.router,
     reindex.router,
+    calibration.router,
     people.router,
     system.router,
     compat.router,

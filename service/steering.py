@@ -66,7 +66,7 @@ def start(sessions: sessionmaker[Session], body: StartJobBody, principal: str) -
             params: dict[str, Any] = {"what": body.what}
             key = f"{kind}:{body.what}"
         else:
-            space = _space(session, body.model)
+            space = space_of(session, body.model)
             params = {"model_id": space.id, "model": space.name}
             key = f"{kind}:{space.id}"
         row = jobs.create_job(
@@ -77,7 +77,7 @@ def start(sessions: sessionmaker[Session], body: StartJobBody, principal: str) -
     return row
 
 
-def _space(session: Session, name: str | None) -> SpaceRow:
+def space_of(session: Session, name: str | None) -> SpaceRow:
     """The space that is called so, or the one that is searched in.
 
     Raises:

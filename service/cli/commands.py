@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from service.cli import answers, bundles, catalogue, head, jobs, operate, reindex, users
+from service.cli import (
+    answers,
+    bundles,
+    calibration,
+    catalogue,
+    head,
+    jobs,
+    operate,
+    reindex,
+    users,
+)
 
 app = typer.Typer(
     name="resight",
@@ -31,6 +41,7 @@ bundles.models.command("spaces")(reindex.list_spaces)
 bundles.models.command("retire")(reindex.retire_model)
 app.add_typer(reindex.reindex, name="reindex")
 app.add_typer(head.head, name="head")
+app.command("calibrate")(calibration.calibrate)
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(users.users, name="users")
 app.add_typer(operate.keys, name="keys")
