@@ -74,8 +74,7 @@ class EncounterEdited:
     change_id: int | None
 
     def as_json(self) -> Json:
-        """The encounter's fields, and the change."""
-        return asdict(self.encounter) | {"change_id": self.change_id}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,7 @@ class AnnotationEdited:
     notices: tuple[Notice, ...] = ()
 
     def as_json(self) -> Json:
-        """The annotation's fields, the change and the notices."""
-        told = asdict(self)
-        fields: Json = told.pop("annotation")
-        return fields | told
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +135,7 @@ class EncounterView:
     queries: tuple[AskedQuery, ...]
 
     def as_json(self) -> Json:
-        """The encounter's fields with the three lists beside them."""
-        told = asdict(self)
-        fields: Json = told.pop("encounter")
-        return fields | told
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +158,7 @@ class EncounterItem:
     individuals: tuple[SeenIndividual, ...]
 
     def as_json(self) -> Json:
-        told = asdict(self)
-        fields: Json = told.pop("encounter")
-        return fields | told
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

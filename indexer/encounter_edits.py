@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from db.errors import Invalid, NotFound
+from db.errors import Invalid
 from db.queries import catalogue, media
 from db.queries import encounters as rows
 from db.queries.changes import Actor, Journal
@@ -31,13 +31,14 @@ from indexer.encounter_photos import check_position, clean
 from indexer.etags import require_etag
 from indexer.filling import Embed
 
-EncounterField = Literal[
-    "place", "latitude", "longitude", "started_at", "ended_at", "observer", "notes"
-]
-AnnotationField = Literal[
-    "box_px", "viewpoint", "body_part", "encounter_id", "is_reference", "matchable"
-]
-_BOX = ("box_x_px", "box_y_px", "box_w_px", "box_h_px")
+OF_ENCOUNTERS: Final = frozenset(
+    {"place", "latitude", "longitude", "started_at", "ended_at", "observer", "notes"}
+)
+OF_ANNOTATIONS: Final = frozenset(
+    {"box_px", "viewpoint", "body_part", "encounter_id", "is_reference", "matchable"}
+)
+OF_MANY: Final = frozenset({"viewpoint", "body_part", "encounter_id"})
+_BOX: Final = ("box_x_px", "box_y_px", "box_w_px", "box_h_px")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,11 @@ class NewRegion:
 def edit_encounter(
     session: Session,
     encounter_id: UUID,
-    fields: Mapping[EncounterField, Any],
+    fields: Mapping[str, Any],
     if_match: str | None,
     actor: Actor,
 ) -> EncounterEdited:
+    _check_fields(fields, OF_ENCOUNTERS)
     before = rows.get_encounter(session, encounter_id, lock=True)
     require_etag(if_match, encounter_out(before).etag, "The encounter")
     check_position(
@@ -77,10 +79,11 @@ def edit_one(
     session: Session,
     embed: Embed,
     annotation_id: int,
-    fields: Mapping[AnnotationField, Any],
+    fields: Mapping[str, Any],
     if_match: str | None,
     actor: Actor,
 ) -> AnnotationEdited:
+    _check_fields(fields, OF_ANNOTATIONS)
     before = rows.get_shown(session, annotation_id, lock=True)
     require_etag(if_match, annotation_out(before).etag, "The annotation")
     values = _values(session, before, fields)
@@ -100,32 +103,25 @@ def edit_one(
 def edit_many(
     session: Session,
     annotation_ids: Sequence[int],
-    fields: Mapping[AnnotationField, Any],
+    fields: Mapping[str, Any],
     actor: Actor,
     *,
     preview: bool,
 ) -> AnnotationsEdited:
-    if "box_px" in fields:
-        raise Invalid("box_of_many", "A box belongs to one annotation; correct each by itself.")
+    _check_fields(fields, OF_MANY)
     wanted = sorted(set(annotation_ids))
     found = rows.shown_among(session, wanted)
-    missing = [id_ for id_ in wanted if id_ not in found]
-    if missing:
-        raise NotFound(
-            "annotation_unknown",
-            f"No annotation has the id {missing[0]}; nothing was changed.",
-            annotation_id=missing[0],
-        )
-    changed, journal = 0, Journal(session)
+    for row in found.values():
+        _check_encounter(session, row, fields.get("encounter_id"))
+    told = {name: _value(value) for name, value in fields.items()}
+    journal = Journal(session)
     with session.begin_nested() as tried:
-        for id_ in wanted:
-            changed += journal.update("annotation", id_, _values(session, found[id_], fields))
+        changed = len(journal.update_many("annotation", wanted, told))
         if preview:
             tried.rollback()
-    told: dict[str, Any] = {name: _value(value) for name, value in fields.items()}
     change_id = None
-    if not preview:
-        change_id = _closed(journal, actor, "annotation.edit", {"photos": changed, **told})
+    if changed and not preview:
+        change_id = journal.close(actor, "annotation.edit", {"photos": changed, **told}).id
     return AnnotationsEdited(preview, changed, len(wanted) - changed, change_id)
 
 
@@ -164,26 +160,39 @@ def draw_region(session: Session, embed: Embed, new: NewRegion, actor: Actor) ->
     return AnnotationEdited(annotation_out(rows.get_shown(session, row["id"])), change_id, notices)
 
 
-def _values(
-    session: Session, before: ShownRow, fields: Mapping[AnnotationField, Any]
-) -> dict[str, Any]:
+def _check_fields(fields: Mapping[str, Any], editable: frozenset[str]) -> None:
+    others = sorted(set(fields) - editable)
+    if others:
+        raise Invalid(
+            "field_not_editable",
+            f"{others[0]} cannot be set here; what can is {', '.join(sorted(editable))}.",
+            field=others[0],
+        )
+
+
+def _values(session: Session, before: ShownRow, fields: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if name == "box_px":
             values |= _box(session, before.media_id, value)
         else:
             values[name] = _value(value)
-    encounter_id = fields.get("encounter_id")
-    if encounter_id is not None:
-        encounter = rows.get_encounter(session, encounter_id)
-        if encounter.catalogue_id != before.catalogue_id:
-            raise Invalid(
-                "encounter_elsewhere",
-                f"The encounter belongs to the catalogue {encounter.catalogue!r}, the photo to "
-                f"{before.catalogue!r}; choose an encounter of that one.",
-                encounter_id=str(encounter_id),
-            )
+    _check_encounter(session, before, fields.get("encounter_id"))
     return values
+
+
+def _check_encounter(session: Session, row: ShownRow, encounter_id: UUID | None) -> None:
+    if encounter_id is None:
+        return
+    encounter = rows.get_encounter(session, encounter_id)
+    if encounter.catalogue_id != row.catalogue_id:
+        raise Invalid(
+            "encounter_elsewhere",
+            f"The encounter belongs to the catalogue {encounter.catalogue!r}, annotation {row.id} "
+            f"to {row.catalogue!r}; choose an encounter of that one.",
+            encounter_id=str(encounter_id),
+            annotation_id=row.id,
+        )
 
 
 def _box(session: Session, media_id: int, box_px: BoxPx | None) -> dict[str, int | None]:

@@ -39,8 +39,6 @@ from indexer.encounter_answers import (
     seen_out,
 )
 from indexer.encounter_edits import (
-    AnnotationField,
-    EncounterField,
     NewRegion,
     draw_region,
     edit_encounter,
@@ -245,12 +243,12 @@ class Encounters:
     def edit(
         self,
         encounter_id: UUID,
-        fields: Mapping[EncounterField, Any],
+        fields: Mapping[str, Any],
         *,
         if_match: str | None = None,
         actor: Actor,
     ) -> EncounterEdited:
-        """The encounter with these fields changed, the others as they were.
+        """The encounter with these fields (`OF_ENCOUNTERS`) changed, the others as they were.
 
         Raises:
             NotFound: no such encounter.
@@ -263,13 +261,13 @@ class Encounters:
     def edit_annotation(
         self,
         annotation_id: int,
-        fields: Mapping[AnnotationField, Any],
+        fields: Mapping[str, Any],
         *,
         if_match: str | None = None,
         actor: Actor,
     ) -> AnnotationEdited:
-        """This one annotation with these fields changed. With another box it is embedded again:
-        its old vector never answers from then on, and the next search finds the new one.
+        """This one annotation with these fields (`OF_ANNOTATIONS`) changed. With another box it is
+        embedded again: its old vector never answers from then on, the next search finds the new.
 
         Raises:
             NotFound: no such annotation or encounter.
@@ -287,16 +285,17 @@ class Encounters:
     def edit_annotations(
         self,
         annotation_ids: Sequence[int],
-        fields: Mapping[AnnotationField, Any],
+        fields: Mapping[str, Any],
         *,
         preview: bool = False,
         actor: Actor,
     ) -> AnnotationsEdited:
-        """The same said of many annotations, as one change; with `preview` only counted.
+        """The same viewpoint, body part or encounter said of many annotations, as one change; with
+        `preview` only counted.
 
         Raises:
             NotFound: an annotation or the encounter does not exist.
-            Invalid: a box, which is one annotation's own, or an encounter of another catalogue.
+            Invalid: another field, or an encounter of another catalogue.
         """
         with self._sessions.begin() as session:
             return edit_many(session, annotation_ids, fields, actor, preview=preview)
@@ -318,7 +317,7 @@ class Encounters:
 
         answer, _ = self._carry_out(asked, work)
         with self._sessions() as session:
-            drawn = annotation_out(rows.get_shown(session, int(answer["annotation_id"])))
+            drawn = self.read_annotation(session, int(answer["annotation"]["annotation_id"]))
         notices = tuple(Notice(**notice) for notice in answer["notices"])
         return AnnotationEdited(drawn, answer["change_id"], notices)
 

@@ -17,6 +17,7 @@ from service.accounts import Passwords
 from service.api import (
     calibration,
     compat,
+    encounters,
     identify,
     individuals,
     jobs,
@@ -36,16 +37,25 @@ from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.jobs import router as job_pages
+from service.web.people import router as people_pages
 from service.web.reindex import router as reindex_pages
 from service.web.routes import router as pages
+from service.web.sign_in import router as sign_in_pages
 
 WRONG_KEYS_PER_MINUTE = 20
-UPLOADS = ("/v1/identify", "/v1/individuals", "/v1/predict-single", "/predict-single")
+UPLOADS = (
+    "/v1/identify",
+    "/v1/individuals",
+    "/v1/encounters",
+    "/v1/predict-single",
+    "/predict-single",
+)
 ARCHIVES = ("/v1/predict-batch", "/predict-batch")
 API_ROUTERS = (
     identify.router,
     search.router,
     individuals.router,
+    encounters.router,
     media.router,
     jobs.router,
     reindex.router,
@@ -135,6 +145,8 @@ def create_app(
         app.include_router(router)
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
+    app.include_router(sign_in_pages, include_in_schema=False)
+    app.include_router(people_pages, include_in_schema=False)
     app.include_router(appearance, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
     app.include_router(reindex_pages, include_in_schema=False)

@@ -130,6 +130,7 @@ CODE_STATUS = (
     | MEDIA_STATUS
     | {
         "idempotency_key_reused": 422,
+        "changed_meanwhile": 412,
         "not_installed": 404,
     }
 )

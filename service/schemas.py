@@ -13,11 +13,11 @@ from db.types import Sex, Vitality
 from indexer.answers import Notice
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_time(value: Any) -> Any:
+def as_time(value: Any) -> Any:
     """A bare date means its first moment, in UTC; a time without a zone is read as UTC."""
     if isinstance(value, str) and len(value) == len("2026-01-31"):
         value = date.fromisoformat(value)
@@ -26,18 +26,18 @@ def _as_time(value: Any) -> Any:
     return value
 
 
-def _as_end(value: Any) -> Any:
+def as_end(value: Any) -> Any:
     """A bare date is included: the end is the first moment of the next day, in UTC."""
     if isinstance(value, str) and len(value) == len("2026-01-31"):
         return datetime.combine(date.fromisoformat(value) + timedelta(days=1), time.min, UTC)
     return value
 
 
-def _in_utc(value: datetime) -> datetime:
+def in_utc(value: datetime) -> datetime:
     return value if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-Texts = Annotated[list[str], BeforeValidator(_as_list)]
+Texts = Annotated[list[str], BeforeValidator(as_list)]
 
 
 class Strict(BaseModel):
@@ -51,10 +51,10 @@ class Filters(Strict):
 
     taxon: Texts = Field(default=[], description="Scientific or common names, or synonyms.")
     place: str | None = Field(None, description="Place of the encounter.")
-    date_from: Annotated[datetime | None, BeforeValidator(_as_time)] = Field(
+    date_from: Annotated[datetime | None, BeforeValidator(as_time)] = Field(
         None, description="Encounters from this date or time on."
     )
-    date_to: Annotated[datetime | None, BeforeValidator(_as_end)] = Field(
+    date_to: Annotated[datetime | None, BeforeValidator(as_end)] = Field(
         None, description="Encounters up to this date (inclusive), or before this time."
     )
     viewpoint: Texts = Field(default=[], description="Viewpoints, for example `left`.")
@@ -67,8 +67,8 @@ class Filters(Strict):
         return SearchFilters(
             taxon=tuple(self.taxon),
             place=self.place,
-            date_from=_in_utc(self.date_from) if self.date_from else None,
-            date_to=_in_utc(self.date_to) if self.date_to else None,
+            date_from=in_utc(self.date_from) if self.date_from else None,
+            date_to=in_utc(self.date_to) if self.date_to else None,
             viewpoint=tuple(self.viewpoint),
             sex=Sex(self.sex) if self.sex else None,
             vitality=Vitality(self.vitality) if self.vitality else None,
@@ -277,6 +277,8 @@ class LimitsOut(BaseModel):
     max_photo_bytes: int
     max_photo_pixels: int
     max_photos_per_request: int
+    max_photos_per_drop: int
+    max_upload_bytes: int
     max_batch_bytes: int
     max_batch_entries: int
     default_k: int

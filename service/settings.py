@@ -91,6 +91,9 @@ class Settings(BaseSettings):
         50_000_000, gt=0, description="Largest photo, in pixels, checked before it is decoded."
     )
     max_photos_per_request: int = Field(10, ge=1, description="Photos of one encounter at once.")
+    max_photos_per_drop: int = Field(
+        200, ge=1, description="Photos dropped into encounters by one request."
+    )
     max_batch_bytes: int = Field(1024 * MIB, gt=0, description="Largest ZIP of a batch, in bytes.")
     max_batch_entries: int = Field(2000, ge=1, description="Most entries in a ZIP of a batch.")
     body_timeout_s: float = Field(

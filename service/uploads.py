@@ -15,6 +15,8 @@ from service.errors import FieldError, Problem
 from service.sign_in import CSRF_FIELD
 
 MAX_FIELDS = 64
+LABELS = 2
+"""Fields that may come once for each file: its viewpoint and its body part."""
 FieldsT = TypeVar("FieldsT", bound=BaseModel)
 
 
@@ -55,7 +57,8 @@ async def read_upload(request: Request, field: str, *, max_files: int) -> Upload
             f"not {content_type or 'a body without a type'}.",
         )
     # Twice as many as allowed, so that the answer can say how many came.
-    async with request.form(max_files=2 * max_files, max_fields=MAX_FIELDS) as form:
+    fields = MAX_FIELDS + LABELS * max_files
+    async with request.form(max_files=2 * max_files, max_fields=fields) as form:
         uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if len(uploads) > max_files:
             raise Problem(
@@ -69,8 +72,8 @@ async def read_upload(request: Request, field: str, *, max_files: int) -> Upload
         files = [
             Part(_name(part.filename), part.content_type, await part.read()) for part in uploads
         ]
-        fields = _text_fields(request, form)
-    return Upload(tuple(files), fields)
+        told = _text_fields(request, form)
+    return Upload(tuple(files), told)
 
 
 def _name(name: str | None) -> str | None:

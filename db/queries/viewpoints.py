@@ -45,7 +45,15 @@ _RULE = """
 
 
 def _rule(row: Row[Any]) -> RuleRow:
-    return RuleRow(*row)
+    return RuleRow(
+        id=row.id,
+        taxon=row.taxon,
+        taxon_common=row.taxon_common,
+        body_part=row.body_part,
+        sided=row.sided,
+        set_by=row.set_by,
+        created_at=row.created_at,
+    )
 
 
 def list_rules(session: Session) -> list[RuleRow]:

@@ -70,6 +70,8 @@ def read_limits(_: Viewer, runtime: Runtime) -> LimitsOut:
         max_photo_bytes=settings.max_photo_bytes,
         max_photo_pixels=settings.max_photo_pixels,
         max_photos_per_request=settings.max_photos_per_request,
+        max_photos_per_drop=settings.max_photos_per_drop,
+        max_upload_bytes=settings.max_upload_bytes,
         max_batch_bytes=settings.max_batch_bytes,
         max_batch_entries=settings.max_batch_entries,
         default_k=settings.top_k,
