@@ -340,10 +340,14 @@ def _kind(image: Image) -> object:
     return image.entity, frozenset(image.after)
 
 
+# Counted by a trigger: an undo counts on, and what it brings back is the same nevertheless.
+_COUNTED: Final = frozenset({"region_version"})
+
+
 def _is_as_left(image: Image, row: Json | None) -> bool:
     if row is None or image.after is None:
         return row is None and image.after is None
-    return {name: row[name] for name in image.after} == image.after
+    return all(row[name] == image.after[name] for name in image.after.keys() - _COUNTED)
 
 
 # A later change that still stands. An undo stands in the way unless it only took back a change

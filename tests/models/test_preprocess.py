@@ -283,3 +283,99 @@ def test_a_tiff_that_lists_a_million_pages_is_answered_at_once() -> None:
     with pytest.raises(BadPhoto) as caught:
         decode(head + pages + page)
     assert caught.value.code == "animated"
+
+
+# ---------------------------------------------------------------- what the header tells
+
+
+def with_exif(artist: object = None, gps: dict[int, object] | None = None) -> bytes:
+    exif = Image.Exif()
+    if artist is not None:
+        exif[0x013B] = artist
+    if gps is not None:
+        exif[0x8825] = gps
+    return zoo.photo(exif=exif.tobytes())
+
+
+HERE = {1: "S", 2: (41.0, 30.0, 36.0), 3: "E", 4: (174.0, 0.0, 9.0)}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_position_and_photographer_are_read_from_every_format(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x013B], exif[0x8825] = "Ana Kahu", HERE
+    photo = decode(zoo.encode(zoo.picture(1), form, exif=exif.tobytes()))
+    assert (photo.latitude, photo.longitude) == (-41.51, 174.0025)
+    assert photo.photographer == "Ana Kahu"
+
+
+def test_a_photo_without_exif_tells_nothing() -> None:
+    photo = decode(zoo.photo())
+    told = (photo.taken_at, photo.latitude, photo.longitude, photo.photographer)
+    assert told == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {1: "S", 2: (41.0, 30.0, 36.0)},
+        HERE | {2: (95.0, 0.0, 0.0)},
+        HERE | {4: (180.0, 0.0, 1.0)},
+        HERE | {2: (41.0, 75.0, 0.0)},
+        HERE | {1: "X"},
+        HERE | {1: ""},
+        HERE | {2: (41.0, 30.0)},
+        HERE | {2: (TiffImagePlugin.IFDRational(0, 0), 0.0, 0.0)},
+        HERE | {2: (0.0, 0.0, 0.0), 4: (0.0, 0.0, 0.0)},
+        {},
+    ],
+)
+def test_half_a_position_or_an_impossible_one_is_none(broken: dict[int, object]) -> None:
+    photo = decode(with_exif(gps=broken))
+    assert (photo.latitude, photo.longitude) == (None, None)
+
+
+def test_on_the_equator_is_a_position() -> None:
+    photo = decode(with_exif(gps=HERE | {2: (0.0, 0.0, 0.0)}))
+    assert (photo.latitude, photo.longitude) == (0.0, 174.0025)
+
+
+@pytest.mark.parametrize(
+    ("artist", "read"),
+    [
+        ("  Ana\x00", "Ana"),
+        ("Jürgen".encode(), "Jürgen"),
+        ("Ирина".encode(), "Ирина"),
+        ("J\xfcrgen".encode("latin-1"), "Jürgen"),
+        ("Ana\r\n<b>Kahu</b>\x07", "Ana <b>Kahu</b>"),
+        ("\x00\x00", None),
+        ("   ", None),
+        ("x" * 5000, "x" * 200),
+    ],
+)
+def test_the_photographer_is_one_clean_line(artist: object, read: str | None) -> None:
+    assert decode(with_exif(artist)).photographer == read
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damage_anywhere_in_the_header_is_no_error() -> None:
+    data = with_exif("Ana", HERE)
+    start, end = data.index(b"Exif\0\0") + 6, data.index(b"\xff\xdb")
+    for position in range(start, end):
+        for bits in (0xFF, 0x80, 0x01):
+            damaged = bytearray(data)
+            damaged[position] ^= bits
+            photo = decode(bytes(damaged))
+            assert photo.width_px in (64, 96)
+            assert (photo.latitude is None) == (photo.longitude is None)
+
+
+@pytest.mark.parametrize("kind", ["thumbnail", "crop"])
+def test_nothing_of_the_header_is_in_a_derived_picture(kind: str) -> None:
+    """What is served tells neither where nor by whom a photo was taken."""
+    photo = decode(with_exif("Ana Kahu", HERE))
+    rgb = photo.rgb if kind == "thumbnail" else crop(photo.rgb, (4, 4, 40, 30))
+    made = thumbnail_jpeg(rgb, 64)
+    assert b"Exif" not in made
+    assert b"Kahu" not in made
+    assert len(Image.open(io.BytesIO(made)).getexif()) == 0
