@@ -30,6 +30,17 @@ def percent(share: float | None, digits: int = 0) -> str:
     return str(format_percent(share, format=pattern, locale=locale()))
 
 
+def sure(probability: float | None) -> str | None:
+    """A calibrated probability, never a certainty: `97%`, `over 99%`; None where there is none."""
+    if probability is None:
+        return None
+    if probability > 0.99:
+        return gettext("over %(percent)s", percent=percent(0.99))
+    if probability < 0.01:
+        return gettext("under %(percent)s", percent=percent(0.01))
+    return percent(probability)
+
+
 def day(when: date | datetime | str | None) -> str:
     """`25 Nov 2026`; nothing where there is no date."""
     if when is None or when == "":

@@ -45,14 +45,7 @@ def score_text(score: Any) -> str | None:
 
 def sure_text(probability: Any) -> str | None:
     """A calibrated probability; never a certainty."""
-    if probability is None:
-        return None
-    share = float(probability)
-    if share > 0.99:
-        return _("over %(percent)s", percent=figures.percent(0.99))
-    if share < 0.01:
-        return _("under %(percent)s", percent=figures.percent(0.01))
-    return figures.percent(share)
+    return figures.sure(probability)
 
 
 def is_blind(query: Json) -> bool:

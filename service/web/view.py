@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from service.web.figures import moment, number
+from service.web.figures import moment, number, sure
 from service.web.receipt_view import ReceiptView, present_receipt
 from service.web.terms import latin_name, photos
 from service.web.told import told
@@ -129,9 +129,12 @@ class NoveltyView:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
+    """`sure`: how probable it is that it is the same animal, where that is known."""
+
     rank: int
     individual: IndividualView
     score: float
+    sure: str | None
     support: str
     thumb: str
     full: str
@@ -381,11 +384,17 @@ def _candidate(query_id: str, match: Json) -> CandidateView:
         rank=rank,
         individual=individual_of(match["individual"]),
         score=float(match["score"]),
+        sure=_sure(match.get("probability")),
         support=photos(int(match["supporting"])),
         thumb=crop_url(match["annotation_id"]),
         full=crop_url(match["annotation_id"], VIEW_PX),
         url=f"/queries/{query_id}/matches/{rank}",
     )
+
+
+def _sure(probability: float | None) -> str | None:
+    told = sure(probability)
+    return gettext("%(percent)s same animal", percent=told) if told else None
 
 
 def _novelty(novelty: Json | None) -> NoveltyView | None:
