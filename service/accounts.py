@@ -308,6 +308,13 @@ def set_password(
     return row
 
 
+def sign_out_others(session: Session, actor: Actor, row: AccountRow, stay: str | None) -> int:
+    """Sign a person out everywhere but where the cookie is `stay`; how many browsers."""
+    ended = people.end_sign_ins(session, row.id, but=stay)
+    _audit(session, actor, "sign_out_others", row, {"signed_out": ended})
+    return ended
+
+
 def _of_people(session: Session, account_id: int) -> AccountRow:
     row = people.get_account(session, account_id)
     if row.is_local:

@@ -36,6 +36,7 @@ from service.schemas import ProblemOut
 from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
+from service.web.catalogue import router as catalogue_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
 from service.web.reindex import router as reindex_pages
@@ -148,6 +149,7 @@ def create_app(
     app.include_router(sign_in_pages, include_in_schema=False)
     app.include_router(people_pages, include_in_schema=False)
     app.include_router(appearance, include_in_schema=False)
+    app.include_router(catalogue_pages, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
     app.include_router(reindex_pages, include_in_schema=False)
     return app

@@ -20,10 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from db.queries import catalogue
-from service.deps import get_runtime
+from service.deps import found_caller, get_runtime
 from service.errors import Problem, problem_of
 from service.runtime import Resight
 from service.web import appearance, figures, terms, words
+from service.web.me import me_of, way_in, with_token
 from service.web.told import told
 from service.web.view import sentence
 
@@ -111,10 +112,12 @@ def render(
         "add_taxon": "",
         "theme": appearance.theme_of(request),
         "back": appearance.address_of(request),
+        "me": me_of(request),
     }
     if not template.startswith("_") and "shell" not in context:
         defaults["shell"] = _shell(get_runtime(request))
     html = templates().get_template(template).render(**(defaults | context))
+    html = with_token(html, found_caller(request))
     return HTMLResponse(html, status_code=status, headers={"Vary": VARY})
 
 
@@ -175,6 +178,9 @@ def _problem(error: Exception) -> Problem:
 
 
 def _draw_problem(request: Request, problem: Problem) -> Response:
+    elsewhere = way_in(request) if problem.status == 401 else None
+    if elsewhere is not None:
+        return elsewhere
     shown = ProblemView(
         _title(problem.status),
         sentence(problem.detail),
@@ -201,8 +207,8 @@ def _draw_problem(request: Request, problem: Problem) -> Response:
 
 
 TITLES = {
-    401: words.lazy("A key is needed"),
-    403: words.lazy("Not allowed with this key"),
+    401: words.lazy("Sign in first, or send a key"),
+    403: words.lazy("Not allowed"),
     404: words.lazy("Not found"),
     409: words.lazy("Not possible now"),
     413: words.lazy("Too large"),
