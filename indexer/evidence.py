@@ -17,7 +17,6 @@ from indexer.vector_index.protocol import (
     Vectors,
     exact_cosines,
     fetch_from,
-    positions_of,
 )
 
 
@@ -32,20 +31,24 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compared:
-    """One candidate: a pair for each query, in their order; `scores` the best of each of its
-    annotations over the queries."""
+    """One candidate: a pair for each query, in their order, None where nothing of it is compared
+    with that query; `scores` the best of each of its annotations over the queries."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[Pair | None, ...]
     scores: tuple[float, ...]
 
     @property
+    def _found(self) -> list[Pair]:
+        return [pair for pair in self.pairs if pair is not None]
+
+    @property
     def best(self) -> Pair:
-        return min(self.pairs, key=lambda pair: (-pair.score, pair.annotation_id))
+        return min(self._found, key=lambda pair: (-pair.score, pair.annotation_id))
 
     @property
     def mean(self) -> float:
-        """The mean over the queries of what each scores best."""
-        return sum(pair.score for pair in self.pairs) / len(self.pairs)
+        """The mean of what each query scores best, over those that are compared."""
+        return sum(pair.score for pair in self._found) / len(self._found)
 
 
 def compare(
@@ -54,25 +57,27 @@ def compare(
     queries: Vectors,
     individuals: Collection[UUID],
     *,
-    allowed: Ids | None,
+    allowed: Sequence[Ids | None],
     left_out: Callable[[CandidateRow, float], bool],
 ) -> dict[UUID, Compared]:
     """Each of the individuals against unit queries (P, D), by all of its annotations that the space
-    holds, that are among `allowed` (ascending; None: all) and that `left_out` does not name, which
-    is asked with the best score. An individual of whom nothing is left is missing."""
+    holds, that are among what is `allowed` for a query (ascending; None: all), and that `left_out`
+    does not name, which is asked with the best score. One of whom nothing is left is missing."""
     rows = annotations_of_individuals(session, sorted(individuals))
-    ids = np.array([row.annotation_id for row in rows], dtype=np.int64)
-    if allowed is not None:
-        ids = allowed[positions_of(allowed, ids)]
-    held, vectors = fetch_from(parts, ids)
+    if not rows:
+        return {}
+    held, vectors = fetch_from(parts, np.array([row.annotation_id for row in rows], dtype=np.int64))
     if not len(held):
         return {}
     cosines = exact_cosines(vectors, queries)
+    for query, some in enumerate(allowed):
+        if some is not None:
+            cosines[~np.isin(held, some), query] = -np.inf
     by_id = {row.annotation_id: row for row in rows}
     groups: dict[UUID, list[tuple[CandidateRow, Scores]]] = {}
     for id_, scores in zip(held.tolist(), cosines, strict=True):
-        row = by_id[id_]
-        if not left_out(row, float(scores.max())):
+        row, best = by_id[id_], float(scores.max())
+        if best > -np.inf and not left_out(row, best):
             groups.setdefault(row.individual_id, []).append((row, scores))
     return {individual: _compared(group) for individual, group in groups.items()}
 
@@ -80,11 +85,12 @@ def compare(
 def _compared(group: Sequence[tuple[CandidateRow, Scores]]) -> Compared:
     scores = np.stack([some for _, some in group])
     # Of equal ones the first: rows come by ascending id.
-    winners = scores.argmax(axis=0)
+    winners = scores.argmax(axis=0).tolist()
     return Compared(
-        tuple(
-            Pair(float(scores[at, query]), group[at][0].annotation_id, group[at][0].media_id)
-            for query, at in enumerate(winners.tolist())
-        ),
+        tuple(_pair(group[at][0], float(scores[at, query])) for query, at in enumerate(winners)),
         tuple(scores.max(axis=1).tolist()),
     )
+
+
+def _pair(row: CandidateRow, score: float) -> Pair | None:
+    return Pair(score, row.annotation_id, row.media_id) if score > -np.inf else None

@@ -18,8 +18,8 @@ from uuid import UUID, uuid4
 import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
-from db.errors import Invalid, NotFound
-from db.queries import catalogue, embeddings, records
+from db.errors import Invalid
+from db.queries import catalogue, records
 from db.queries.catalogue import MediaRow
 from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
@@ -28,7 +28,6 @@ from db.queries.records import MatchRow, QueryPhotoRow
 from db.types import GateState, QueryKind
 from indexer.answering import (
     SeenPhoto,
-    agreement,
     encounter_gate,
     gate_answer,
     known_photo,
@@ -46,17 +45,17 @@ from indexer.answers import (
     SearchAnswer,
 )
 from indexer.calibrate import calibration_of
-from indexer.default_answer import CANDIDATES, default_answer, unknown_to_head
 from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
-from indexer.novelty import judge_novelty
-from indexer.search import Searcher, SearchRequest, SearchUnavailable, WrongSpace
+from indexer.search import Searcher, SearchRequest, WrongSpace
+from indexer.voice import IdentifyPolicy as IdentifyPolicy
+from indexer.voice import Voice
 from models.bundles import Serving
 from models.embedder import Embedder, Floats, l2_normalize
 from models.gate import AbsentGate, GateDecision
 from models.head import HeadAnswer
-from models.preprocess import BadPhoto, DecodeLimits, Rgb, decode, dhash64
+from models.preprocess import BadPhoto, Rgb, decode, dhash64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,17 +113,6 @@ class GateUnavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class IdentifyPolicy:
-    """What the operator decided: limits, and what happens without a gate or confidence."""
-
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
-    max_photos: int = 10
-    refuse_without_gate: bool = False
-    min_probability: float | None = None
-    search_timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
 class _Stored:
     """The photos' rows, what the catalogue knows of them, and what the search must leave out."""
 
@@ -167,23 +155,17 @@ class Identifier:
         search it; `helpers` run what goes on beside inference; `notices` go into every answer.
 
         It owns nothing that must be closed: a request that holds one finishes with it."""
+        self.voice = Voice(serving, space, head_id, searcher, policy, tuple(notices))
         self._sessions = sessions
         self._store = store
-        self._serving = serving
-        self._space = space
-        self._head_id = head_id
-        self._searcher = searcher
         self._inference = inference
         self._policy = policy
-        self._notices = tuple(notices)
         self._helpers = helpers
 
     @property
     def min_probability(self) -> float:
         """From which probability on a default answer is given."""
-        if self._policy.min_probability is not None:
-            return self._policy.min_probability
-        return self._serving.default_min_probability
+        return self.voice.min_probability
 
     def identify(
         self,
@@ -214,32 +196,22 @@ class Identifier:
         with self._sessions.begin() as session:
             found, novelty = self._search(session, look, stored, timings)
             gate = encounter_gate(look.gates)
-            default = default_answer(
-                session,
-                gate,
-                look.head.result(),
-                head_id=self._head_id,
-                model=self._model_name(),
-                min_probability=self.min_probability,
-            )
-            matches = found.matches if found else ()
-            nearest = matches[0].individual if matches and look.head.result() else None
-            unknown = unknown_to_head(session, self._head_id, nearest)
+            said = self.voice.say(session, gate, look.head.result(), found)
             timings["total"] = _ms_since(started)
             answer = IdentifyAnswer(
                 query_id=str(uuid4()),
                 created_at=datetime.now(UTC).isoformat(),
                 gate=gate,
-                default_answer=default,
-                matches=matches,
-                agreement=agreement(default, matches),
+                default_answer=said.default,
+                matches=found.matches if found else (),
+                agreement=said.agreement,
                 receipt=found.receipt if found else None,
                 novelty=novelty,
                 known_photo=next((photo for photo in known if photo), None),
                 photos=photo_answers(seen, look.gates, media, known, problems),
-                stage=self._serving.stage,
-                bundle=self._serving.bundle,
-                notices=self._notices + unknown + skipped_notice(problems),
+                stage=self.voice.serving.stage,
+                bundle=self.voice.serving.bundle,
+                notices=self.voice.notices + said.notices + skipped_notice(problems),
             )
             self._record(session, answer, options, media, seen, principal, kind)
         return answer
@@ -265,7 +237,7 @@ class Identifier:
             Invalid: the vector is zero or not finite.
             NotFound: `exclude_encounter` names no encounter.
         """
-        space = self._searched_space()
+        space = self.voice.searched_space()
         if fingerprint != space.fingerprint:
             raise WrongSpace(
                 f"The vector is of the space {fingerprint!r}, but {space.name} {space.version} is "
@@ -275,7 +247,9 @@ class Identifier:
         if isinstance(options.exclude_encounter, UUID):
             catalogue.get_encounter(session, options.exclude_encounter)
         request = self._request(_unit_row(vector), options, fingerprint=fingerprint)
-        return searched(self._searcher.search(session, request), calibration_of(session, space.id))
+        return searched(
+            self.voice.searcher.search(session, request), calibration_of(session, space.id)
+        )
 
     def search_annotation(
         self,
@@ -291,13 +265,13 @@ class Identifier:
         Raises:
             NotFound: no such annotation, or it has no vector in the space that is searched.
         """
-        space = self._searched_space()
+        space = self.voice.searched_space()
         annotation = catalogue.get_annotation(session, annotation_id)
-        vector = self._stored_vector(session, space, annotation_id)
+        vectors = self.voice.stored_vectors(session, [annotation_id])
         media = catalogue.get_media(session, annotation.media_id)
         known = known_photo_of(annotation)
         asked = _with_encounter(session, options, [known])
-        request = self._request(vector[None, :], asked, fingerprint=space.fingerprint)
+        request = self._request(vectors, asked, fingerprint=space.fingerprint)
         if exclude_self:
             request = replace(
                 request,
@@ -307,7 +281,9 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        return searched(self._searcher.search(session, request), calibration_of(session, space.id))
+        return searched(
+            self.voice.searcher.search(session, request), calibration_of(session, space.id)
+        )
 
     def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
         """A stored vector of unit length and the fingerprint of its space.
@@ -315,19 +291,20 @@ class Identifier:
         Raises:
             NotFound: no such annotation, or it has no vector in the space that is searched.
         """
-        space = self._searched_space()
+        space = self.voice.searched_space()
         catalogue.get_annotation(session, annotation_id)
-        return self._stored_vector(session, space, annotation_id).tolist(), space.fingerprint
+        vector: list[float] = self.voice.stored_vectors(session, [annotation_id])[0].tolist()
+        return vector, space.fingerprint
 
     def _refuse_early(self, photos: Sequence[PhotoIn]) -> None:
         if not photos:
             raise NoPhotos
         if len(photos) > self._policy.max_photos:
             raise TooManyPhotos(len(photos), self._policy.max_photos)
-        if self._policy.refuse_without_gate and isinstance(self._serving.gate, AbsentGate):
+        if self._policy.refuse_without_gate and isinstance(self.voice.serving.gate, AbsentGate):
             raise GateUnavailable(
                 "No gate is installed, and this service is set to refuse without one: "
-                f"{self._serving.gate.reason}"
+                f"{self.voice.serving.gate.reason}"
             )
 
     def _read(self, photos: Sequence[PhotoIn]) -> tuple[list[SeenPhoto], list[PhotoProblem]]:
@@ -371,7 +348,7 @@ class Identifier:
             return _Stored(media, known, asked, _left_out(session, options, media, known))
 
     def _look(self, photos: Sequence[Rgb]) -> _Look:
-        gate, embedder = self._serving.gate, self._serving.embedder
+        gate, embedder = self.voice.serving.gate, self.voice.embedder
         started = time.perf_counter()
         if gate.needs_features and embedder is not None:
             embedded = embedder.embed(photos)
@@ -394,33 +371,8 @@ class Identifier:
             ]
             vectors = embedder.embed(chosen).vectors if embedder is not None and chosen else None
             embed_ms = _ms_since(started)
-        head = self._helpers.submit(self._head_answer, vectors)
+        head = self._helpers.submit(self.voice.head_answer, vectors)
         return _Look(gates, vectors, head, gate_ms, embed_ms)
-
-    def _head_answer(self, vectors: Floats | None) -> HeadAnswer | None:
-        if vectors is None or self._serving.head is None:
-            return None
-        # The cosines of the mean vector are the means of the photos' cosines.
-        return self._serving.head.answer(vectors.mean(axis=0, keepdims=True), CANDIDATES)[0]
-
-    def _searched_space(self) -> SpaceRow:
-        if self._space is None:
-            raise SearchUnavailable(
-                "No space can be searched: no embedding model is loaded that fits the catalogue. "
-                "See /ready, or run `resight doctor`."
-            )
-        return self._space
-
-    def _stored_vector(self, session: Session, space: SpaceRow, annotation_id: int) -> Floats:
-        vector = embeddings.get_vector(session, space.id, annotation_id)
-        if vector is None:
-            raise NotFound(
-                "vector_missing",
-                f"Annotation {annotation_id} has no vector in the space {space.name} "
-                f"{space.version} yet; run `resight doctor` to see what is missing.",
-                annotation_id=annotation_id,
-            )
-        return vector
 
     def _request(
         self, vectors: Floats, options: IdentifyOptions, *, fingerprint: str
@@ -442,9 +394,9 @@ class Identifier:
         stored: _Stored,
         timings: dict[str, float],
     ) -> tuple[SearchAnswer | None, Novelty | None]:
-        if look.vectors is None or self._space is None:
+        if look.vectors is None or self.voice.space is None:
             return None, None
-        fingerprint = self._space.fingerprint
+        fingerprint = self.voice.space.fingerprint
         annotated = {int(photo.media_id) for photo in stored.known if photo}
         request = replace(
             self._request(look.vectors, stored.options, fingerprint=fingerprint),
@@ -455,26 +407,14 @@ class Identifier:
             ),
         )
         started = time.perf_counter()
-        try:
-            result = self._searcher.search(session, request)
-        except WrongSpace as error:
-            # The caller named no space: this process still answers in one that was let go.
-            raise SearchUnavailable(
-                f"The space {self._space.name} {self._space.version} was retired while this "
-                "service answered in it; ask again in a moment, or see /ready."
-            ) from error
-        answer = searched(result, calibration_of(session, self._space.id))
+        heard = self.voice.hear(session, request)
+        answer = heard.found
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}
         timings |= stages
         found = SearchAnswer(answer.matches, replace(answer.receipt, timings_ms=timings))
-        matches = self._searcher.true_match_distribution(session, fingerprint, result.view)
-        return found, judge_novelty(found.matches[0].score if found.matches else None, matches)
-
-    def _model_name(self) -> str:
-        embedder = self._serving.embedder
-        return f"{embedder.spec.name} {embedder.spec.version}" if embedder else "none"
+        return found, heard.novelty
 
     def _record(
         self,
@@ -490,7 +430,7 @@ class Identifier:
             session,
             query_id=UUID(answer.query_id),
             kind=kind,
-            model_id=self._space.id if self._space else None,
+            model_id=self.voice.space.id if self.voice.space else None,
             principal=principal,
             k=options.k,
             gate_state=GateState(answer.gate.state),

@@ -48,6 +48,9 @@ class SearchRequest:
     zero; an individual scores as high as its best annotation does with any of them, or by
     `mean_top` the mean of what each photo scores best with it. `evidence`: what that is.
 
+    `not_compared` gives for each vector the viewpoint that it is not compared with, or None; empty:
+    every vector is compared with all.
+
     `exclude_annotations` and `exclude_media` (SHA-256 of the bytes) leave out the query itself,
     `near_duplicate_of` (perceptual hashes) copies of its photos, `exclude_encounter` an encounter.
     """
@@ -63,14 +66,15 @@ class SearchRequest:
     timeout_s: float = 10.0
     fuse: Fuse = "max"
     evidence: bool = False
+    not_compared: tuple[str | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MatchHit:
     """A candidate individual: `score` is the cosine of its best annotation, or by `mean_top` a mean
     of cosines. `supporting` is the number of its annotations that score as high as the tenth
-    individual (or the last, if there are fewer), and at least 1. `evidence` has a pair for each
-    query where it was asked for."""
+    individual (or the last, if there are fewer), and at least 1. `evidence` has an entry for each
+    query where it was asked for, None where nothing of it is compared with that one."""
 
     rank: int
     individual_id: UUID
@@ -80,7 +84,7 @@ class MatchHit:
     annotation_id: int
     media_id: int
     supporting: int
-    evidence: tuple[Pair, ...] = ()
+    evidence: tuple[Pair | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +174,16 @@ class _Walk:
     complete: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Side:
+    """Queries float32 (p, D) that are compared with the same annotations: `allowed` ascending, None
+    for all. `at` are their positions among all queries."""
+
+    at: tuple[int, ...]
+    queries: Vectors
+    allowed: Ids | None
+
+
 class OneSearch:
     """One request under way."""
 
@@ -195,18 +209,17 @@ class OneSearch:
 
     def run(self) -> SearchResult:
         request, view = self._request, self._view
-        eligible, scanned, allowed = view.eligible, view.size, None
-        if not request.filters.is_empty:
-            allowed = embeddings.eligible_ids(self._session, self._space.id, request.filters)
-            eligible = scanned = len(allowed)
-            self._watch.stage("filter")
-        out = self._left_out(allowed)
+        sides = self._sides()
+        eligible, scanned = self._counted(sides)
+        out = self._left_out(sides)
         excluded = frozenset(out.own + out.encounter)
-        if request.fuse == "mean_top" and len(self._queries) > 1:
-            walk = self._nearest_by_mean(allowed, excluded)
+        if request.fuse == "max" and len(sides) == 1:
+            walk = self._nearest(sides[0], excluded)
+        elif request.fuse == "max":
+            walk = self._nearest_of_sides(sides, excluded)
         else:
-            walk = self._nearest(allowed, excluded)
-        hits = self._with_evidence(_hits(walk, request.k), allowed, excluded)
+            walk = self._nearest_by_mean(sides, excluded)
+        hits = self._with_evidence(_hits(walk, request.k), sides, excluded)
         receipt = Receipt(
             mode="ann" if self._approximate else "exact",
             eligible=eligible,
@@ -221,7 +234,31 @@ class OneSearch:
         )
         return SearchResult(hits, receipt, view)
 
-    def _left_out(self, allowed: Ids | None) -> LeftOut:
+    def _sides(self) -> list[_Side]:
+        """The queries by what they are compared with; most often one side."""
+        request = self._request
+        others = request.not_compared or (None,) * len(self._queries)
+        sides = []
+        for other in dict.fromkeys(others):
+            at = tuple(i for i, one in enumerate(others) if one == other)
+            filters = request.filters
+            if other is not None:
+                filters = replace(filters, not_viewpoint=(*filters.not_viewpoint, other))
+            allowed = None
+            if not filters.is_empty:
+                allowed = embeddings.eligible_ids(self._session, self._space.id, filters)
+                self._watch.stage("filter")
+            sides.append(_Side(at, self._queries[list(at)], allowed))
+        return sides
+
+    def _counted(self, sides: Sequence[_Side]) -> tuple[int, int]:
+        """(eligible, scanned)"""
+        allowed = _union(sides)
+        if allowed is None:
+            return self._view.eligible, self._view.size
+        return len(allowed), len(allowed)
+
+    def _left_out(self, sides: Sequence[_Side]) -> LeftOut:
         request = self._request
         if not (request.exclude_annotations or request.exclude_media or request.exclude_encounter):
             return LeftOut((), ())
@@ -233,64 +270,71 @@ class OneSearch:
             encounter=request.exclude_encounter,
         )
         self._watch.stage("exclude")
+        allowed = _union(sides)
         if allowed is None:
             return out
         return LeftOut(_among(out.own, allowed), _among(out.encounter, allowed))
 
-    def _nearest(self, allowed: Ids | None, excluded: frozenset[int]) -> _Walk:
-        if allowed is not None and not len(allowed):
-            return _Walk()
+    def _settled(self, side: _Side, batch: int) -> Settled:
+        if side.allowed is not None and not len(side.allowed):
+            none = np.zeros((0, len(side.queries)), np.float32)
+            return Settled(NO_IDS, none[:, 0], none, (-np.inf,) * len(side.queries))
+        settled = settle(self._view.parts, side.queries, batch, side.allowed)
+        self._watch.stage("scan")
+        self._approximate = self._approximate or settled.approximate
+        self._compared = max(self._compared, len(settled.ids))
+        return settled
+
+    def _nearest(self, side: _Side, excluded: frozenset[int]) -> _Walk:
         batch = _FIRST_BATCH
         while True:
-            settled = settle(self._view.parts, self._queries, batch, allowed)
-            self._watch.stage("scan")
-            self._approximate = settled.approximate
-            self._compared = len(settled.ids)
+            settled = self._settled(side, batch)
             walk = self._walk(settled, excluded)
             if walk.complete or settled.exhausted:
                 return walk
             batch *= _BATCH_GROWTH
 
-    def _nearest_by_mean(self, allowed: Ids | None, excluded: frozenset[int]) -> _Walk:
-        """As `_nearest`. Nobody of whom no annotation was met has a mean above that of the levels;
-        whoever was met is compared by all annotations."""
-        if allowed is not None and not len(allowed):
-            return _Walk()
+    def _nearest_of_sides(self, sides: Sequence[_Side], excluded: frozenset[int]) -> _Walk:
+        """Whoever is among the first of all is so on the side of its best annotation."""
+        found = [self._nearest(side, excluded).found for side in sides]
+        labels = {who: one.label for walk in found for who, one in walk.items()}
+        return self._fused(labels, sides, excluded)
+
+    def _nearest_by_mean(self, sides: Sequence[_Side], excluded: frozenset[int]) -> _Walk:
+        """Of whom no annotation was met, no query scores above its level; whoever was met is
+        compared by all annotations."""
         batch = _FIRST_BATCH
         while True:
-            settled = settle(self._view.parts, self._queries, batch, allowed)
-            self._watch.stage("scan")
-            self._approximate = settled.approximate
-            self._compared = len(settled.ids)
-            walk = self._means(settled.ids, allowed, excluded)
+            settled = [self._settled(side, batch) for side in sides]
+            ids = np.unique(np.concatenate([some.ids for some in settled])).tolist()
+            labels = self._labels_of([id_ for id_ in ids if id_ not in excluded])
+            walk = self._fused(labels, sides, excluded)
             ranked = sorted((found.score for found in walk.found.values()), reverse=True)
-            beyond = sum(settled.levels) / len(settled.levels)
+            levels = [level for some in settled for level in some.levels]
+            # The mean of somebody who is not compared with every query is of fewer.
+            beyond = sum(levels) / len(levels) if len(sides) == 1 else max(levels)
             if len(ranked) >= self._depth and ranked[self._depth - 1] > beyond:
                 return walk
-            if settled.exhausted:
+            if all(some.exhausted for some in settled):
                 return walk
             batch *= _BATCH_GROWTH
 
-    def _means(self, ids: Ids, allowed: Ids | None, excluded: frozenset[int]) -> _Walk:
-        """The individuals on these annotations, by the mean over the queries."""
+    def _fused(
+        self, labels: dict[UUID, _Label], sides: Sequence[_Side], excluded: frozenset[int]
+    ) -> _Walk:
         walk = _Walk(complete=True)
-        labels = self._labels_of([id_ for id_ in ids.tolist() if id_ not in excluded])
-        compared = self._compare({label.individual_id for label in labels}, allowed, excluded, walk)
-        for label in labels:
-            who = label.individual_id
-            if who in compared and who not in walk.found:
-                one = compared[who]
-                best = replace(label, media_id=one.best.media_id)
-                walk.found[who] = _Found(
-                    best, one.best.annotation_id, sorted(one.scores, reverse=True), one.mean
-                )
+        for who, one in self._compare(labels, sides, excluded, walk).items():
+            best = one.best
+            score = best.score if self._request.fuse == "max" else one.mean
+            label = replace(labels[who], media_id=best.media_id)
+            walk.found[who] = _Found(label, best.annotation_id, list(one.scores), score)
         self._watch.stage("evidence")
         return walk
 
     def _compare(
         self,
         individuals: Collection[UUID],
-        allowed: Ids | None,
+        sides: Sequence[_Side],
         excluded: frozenset[int],
         walk: _Walk,
     ) -> dict[UUID, Compared]:
@@ -301,6 +345,10 @@ class OneSearch:
             walk.duplicates += copy
             return copy
 
+        allowed: list[Ids | None] = [None] * len(self._queries)
+        for side in sides:
+            for at in side.at:
+                allowed[at] = side.allowed
         return compare(
             self._session,
             self._view.parts,
@@ -311,11 +359,11 @@ class OneSearch:
         )
 
     def _with_evidence(
-        self, hits: tuple[MatchHit, ...], allowed: Ids | None, excluded: frozenset[int]
+        self, hits: tuple[MatchHit, ...], sides: Sequence[_Side], excluded: frozenset[int]
     ) -> tuple[MatchHit, ...]:
         if not self._request.evidence or not hits:
             return hits
-        compared = self._compare({hit.individual_id for hit in hits}, allowed, excluded, _Walk())
+        compared = self._compare({hit.individual_id for hit in hits}, sides, excluded, _Walk())
         self._watch.stage("evidence")
         return tuple(replace(hit, evidence=compared[hit.individual_id].pairs) for hit in hits)
 
@@ -354,11 +402,11 @@ class OneSearch:
             self._fetch_labels(ids[position : position + count])
         return self._labels[ids[position]]
 
-    def _labels_of(self, ids: Sequence[int]) -> list[_Label]:
-        """The labels of those that have one, in their order."""
+    def _labels_of(self, ids: Sequence[int]) -> dict[UUID, _Label]:
+        """The individuals on these annotations, each with one of its labels."""
         self._fetch_labels(ids)
         labels = (self._labels[id_] for id_ in ids)
-        return [label for label in labels if label is not None]
+        return {label.individual_id: label for label in labels if label is not None}
 
     def _fetch_labels(self, ids: Sequence[int]) -> None:
         self._watch.stage("group")
@@ -386,6 +434,12 @@ class OneSearch:
             ((perceptual_hash ^ hash_) & 0xFFFF_FFFF_FFFF_FFFF).bit_count() <= NEAR_DUPLICATE_BITS
             for hash_ in self._request.near_duplicate_of
         )
+
+
+def _union(sides: Sequence[_Side]) -> Ids | None:
+    """What any query is compared with, ascending; None for all."""
+    some = [side.allowed for side in sides if side.allowed is not None]
+    return np.unique(np.concatenate(some)) if len(some) == len(sides) else None
 
 
 def _among(ids: tuple[int, ...], allowed: Ids) -> tuple[int, ...]:
