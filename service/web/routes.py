@@ -1,4 +1,4 @@
-"""Pages: matching, stored answers, side by side, individuals. Each calls what the API calls."""
+"""Pages: matching, stored answers, side by side. Each calls what the API calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request
@@ -32,8 +31,6 @@ from service.web.words import gettext, lazy
 
 PAGE_K = 12
 """Individuals in an answer on a page: fills rows of two, three, four and six."""
-PEOPLE_ON_A_PAGE = 60
-PHOTOS_ON_A_PAGE = 60
 FILM_LENGTH = 24
 SAMPLES = {
     "known": (lazy("An animal of the catalogue"), lazy("in a new encounter")),
@@ -48,19 +45,6 @@ class SampleView:
     url: str
     title: str
     hint: str
-
-
-@dataclass(frozen=True, slots=True)
-class PersonView:
-    """An individual as its page and the list show it."""
-
-    url: str
-    name: str
-    species: str | None
-    photos: str
-    thumb: str | None
-    other_names: tuple[str, ...] = ()
-    notes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,67 +251,7 @@ def _when(session: Session, row: catalogue.AnnotationRow, media: catalogue.Media
     return figures.day(moment)
 
 
-# ----------------------------------------------------------------------------------- individuals
-
-
-@router.get("/individuals")
-def individuals(
-    request: Request, _: Viewer, session: Db, text: str = "", cursor: str | None = None
-) -> Response:
-    """Everyone in the catalogue, in the order they were added."""
-    page = catalogue.list_individuals(
-        session, text=text.strip() or None, limit=PEOPLE_ON_A_PAGE, cursor=cursor
-    )
-    counts = catalogue.counts(session)
-    more = urlencode({"text": text, "cursor": page.next_cursor}) if page.next_cursor else None
-    return render(
-        request,
-        "individuals.html",
-        here="individuals",
-        people=[_person(row) for row in page.items],
-        summary=f"{terms.individuals(counts.individuals)}, {terms.photos(counts.annotations)}",
-        text=text,
-        more_url=f"/individuals?{more}" if more else None,
-    )
-
-
-def _person(row: catalogue.IndividualSummary) -> PersonView:
-    return PersonView(
-        url=f"/individuals/{row.id}",
-        name=row.name,
-        species=view.species_name(row.taxon),
-        photos=terms.photos(row.photo_count),
-        thumb=view.media_url(row.best_media_id) if row.best_media_id is not None else None,
-    )
-
-
-@router.get("/individuals/{individual_id}")
-def individual(
-    request: Request, individual_id: UUID, _: Viewer, session: Db, cursor: str | None = None
-) -> Response:
-    """One individual: its names, species and photos."""
-    row = catalogue.get_individual(session, individual_id)
-    page = catalogue.annotations_of(session, row.id, PHOTOS_ON_A_PAGE, cursor)
-    photos = [_stored_photo(session, annotation) for annotation in page.items]
-    more = urlencode({"cursor": page.next_cursor}) if page.next_cursor else None
-    count = terms.photos(len(photos))
-    one = PersonView(
-        url=f"/individuals/{row.id}",
-        name=row.name,
-        species=view.species_name(row.taxon),
-        photos=f"{count} on this page" if more or cursor else count,
-        thumb=None,
-        other_names=row.names[1:],
-        notes=row.notes,
-    )
-    return render(
-        request,
-        "individual.html",
-        here="individuals",
-        one=one,
-        photos=photos,
-        more_url=f"/individuals/{row.id}?{more}" if more else None,
-    )
+# ---------------------------------------------------------------------------- adding an individual
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,84 @@
+"""What the pages of the catalogue share: the change just made, the ways on, forms read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlencode, urlsplit
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from db.errors import NotFound
+from db.queries import changes, portraits
+from db.queries.changes import ChangeRow
+from db.types import Role
+from service.deps import Principal
+from service.sign_in import local_path
+from service.web.changes_view import ChangeView, change_view
+from service.web.pages import is_fragment
+
+
+def query(values: dict[str, object]) -> str:
+    """The values as the query of an address, what is empty left out."""
+    return urlencode({name: value for name, value in values.items() if value not in (None, "")})
+
+
+def with_query(url: str, **values: object) -> str:
+    """The address with these values set, and without those that are empty."""
+    parts = urlsplit(url)
+    said: dict[str, object] = dict(parse_qsl(parts.query))
+    asked = query(said | values)
+    return f"{parts.path}?{asked}" if asked else parts.path
+
+
+def go_on(request: Request, back: str, change_id: int | None) -> Response:
+    """The page that a form belongs to, which tells of the change and offers to undo it."""
+    url = with_query(local_path(back), done=change_id)
+    if is_fragment(request):
+        return Response(status_code=204, headers={"HX-Redirect": url})
+    return RedirectResponse(url, status_code=303)
+
+
+def change_views(
+    session: Session, rows: Sequence[ChangeRow], principal: Principal
+) -> list[ChangeView]:
+    """Changes as the caller may see and undo them."""
+    ids = [id_ for row in rows for id_ in row.individual_ids]
+    names = portraits.names_by_id(session, list(dict.fromkeys(ids)))
+    may_undo = principal.may(Role.CURATOR)
+    return [change_view(row, names, may_undo=may_undo) for row in rows]
+
+
+def done_change(session: Session, change_id: int | None, principal: Principal) -> ChangeView | None:
+    """The change that a page was led to after; None where it was undone meanwhile."""
+    if change_id is None:
+        return None
+    try:
+        row = changes.get_change(session, change_id)
+    except NotFound:
+        return None
+    return None if row.undone_by else change_views(session, [row], principal)[0]
+
+
+def read_ids(values: Sequence[str]) -> list[int]:
+    """The ids of annotations in a form or an address: repeated, or with commas between."""
+    return [int(part) for value in values for part in value.split(",") if part.strip().isdigit()]
+
+
+def read_uuids(values: Sequence[str]) -> list[UUID]:
+    """The ids of individuals, each once; what is none is left out."""
+    found: dict[UUID, None] = {}
+    for value in values:
+        try:
+            found[UUID(value)] = None
+        except ValueError:
+            continue
+    return list(found)
+
+
+def catalogue_names(session: Session) -> list[str]:
+    """What the catalogues are called, the one that every database has first."""
+    return list(session.scalars(text("SELECT name FROM catalogue ORDER BY created_at, id")))
