@@ -24,28 +24,44 @@ from db.queries.access import put_idempotent as put_idempotent
 from db.queries.access import revoke_key as revoke_key
 from db.queries.paging import Page, make_page, read_cursor
 from db.tables import Audit, ImportRun, ImportSkip, Match, Query, QueryPhoto, Review
-from db.types import GateState, QueryKind, RunState, Verdict
+from db.types import GateState, QueryKind, QueryState, RunState, Verdict
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class QueryPhotoRow:
-    """One photo of a query, in the order given."""
+    """One photo of a query, in the order given; the region asked about, where it is one of the
+    catalogue."""
 
     media_id: int
     file_name: str | None
+    annotation_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MatchRow:
-    """A candidate individual: `score` is a cosine, `supporting` counts its annotations found."""
+    """A candidate individual: `score` is a cosine, `supporting` counts its annotations found,
+    `evidence` is each photo's own best, in their order, where it was kept."""
 
     rank: int
     individual_id: UUID
     annotation_id: int
     score: float
     supporting: int
+    evidence: list[Json] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeskPart:
+    """What a query has more that people are to decide. `best_score` is a cosine; `disagrees`: the
+    default answer names another individual than the best match."""
+
+    encounter_id: UUID | None
+    state: QueryState = QueryState.OPEN
+    wanted_votes: int = 1
+    best_score: float | None = None
+    disagrees: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +141,12 @@ def add_query(
     photos: Sequence[QueryPhotoRow] = (),
     matches: Sequence[MatchRow] = (),
     query_id: UUID | None = None,
+    desk: DeskPart | None = None,
 ) -> UUID:
     """Store one identification request with what it saw and answered; its id.
 
-    `query_id` is the id that the answer names already; a new one is made for None.
+    `query_id` is the id that the answer names already; a new one is made for None. With `desk` it
+    waits for a decision.
 
     Raises:
         NotFound: a photo, individual or space does not exist.
@@ -146,6 +164,7 @@ def add_query(
                 "gate": str(GateState(gate_state)),
                 "answer": json.dumps(answer),
                 "media": [photo.media_id for photo in photos],
+                "regions": [photo.annotation_id for photo in photos],
                 "names": [
                     photo.file_name and photo.file_name.replace("\x00", "") for photo in photos
                 ],
@@ -154,6 +173,15 @@ def add_query(
                 "annotations": [match.annotation_id for match in matches],
                 "scores": [match.score for match in matches],
                 "supporting": [match.supporting for match in matches],
+                "evidence": [
+                    None if match.evidence is None else json.dumps(match.evidence)
+                    for match in matches
+                ],
+                "encounter": desk and desk.encounter_id,
+                "state": desk and str(desk.state),
+                "votes": desk.wanted_votes if desk else 1,
+                "best": desk and desk.best_score,
+                "disagrees": desk is not None and desk.disagrees,
             },
         ).scalar_one()
     return stored
@@ -162,19 +190,21 @@ def add_query(
 # One round trip: this is on the path of every answer.
 _ADD_QUERY = text(
     "WITH stored AS ("
-    " INSERT INTO query (id, kind, model_id, principal, k, gate_state, answer)"
+    " INSERT INTO query (id, kind, model_id, principal, k, gate_state, answer, encounter_id, state,"
+    "  wanted_votes, best_score, disagrees)"
     " VALUES (coalesce(:id, gen_random_uuid()), :kind, :model, :principal, :k, :gate,"
-    "  cast(:answer AS jsonb)) RETURNING id),"
+    "  cast(:answer AS jsonb), :encounter, :state, :votes, :best, :disagrees) RETURNING id),"
     " photos AS ("
-    " INSERT INTO query_photo (query_id, position, media_id, file_name)"
-    " SELECT stored.id, photo.position - 1, photo.media_id, photo.file_name"
-    " FROM stored, unnest(cast(:media AS bigint[]), cast(:names AS text[]))"
-    "  WITH ORDINALITY photo(media_id, file_name, position)),"
+    " INSERT INTO query_photo (query_id, position, media_id, file_name, annotation_id)"
+    " SELECT stored.id, photo.position - 1, photo.media_id, photo.file_name, photo.annotation_id"
+    " FROM stored, unnest(cast(:media AS bigint[]), cast(:names AS text[]),"
+    "  cast(:regions AS bigint[]))"
+    "  WITH ORDINALITY photo(media_id, file_name, annotation_id, position)),"
     " matches AS ("
-    " INSERT INTO match (query_id, rank, individual_id, annotation_id, score, supporting)"
+    " INSERT INTO match (query_id, rank, individual_id, annotation_id, score, supporting, evidence)"
     " SELECT stored.id, found.* FROM stored, unnest(cast(:ranks AS int[]),"
     "  cast(:individuals AS uuid[]), cast(:annotations AS bigint[]), cast(:scores AS float8[]),"
-    "  cast(:supporting AS int[])) found)"
+    "  cast(:supporting AS int[]), cast(:evidence AS jsonb[])) found)"
     " SELECT id FROM stored"
 )
 
@@ -217,11 +247,16 @@ def _with_parts(session: Session, queries: list[Query]) -> list[QueryRow]:
     photos: dict[UUID, list[QueryPhotoRow]] = {query_id: [] for query_id in ids}
     matches: dict[UUID, list[MatchRow]] = {query_id: [] for query_id in ids}
     for photo in session.execute(
-        select(QueryPhoto.query_id, QueryPhoto.media_id, QueryPhoto.file_name)
+        select(
+            QueryPhoto.query_id,
+            QueryPhoto.media_id,
+            QueryPhoto.file_name,
+            QueryPhoto.annotation_id,
+        )
         .where(QueryPhoto.query_id.in_(ids))
         .order_by(QueryPhoto.query_id, QueryPhoto.position)
     ):
-        photos[photo.query_id].append(QueryPhotoRow(photo.media_id, photo.file_name))
+        photos[photo.query_id].append(QueryPhotoRow(*photo[1:]))
     for match in session.execute(
         select(
             Match.query_id,
@@ -230,6 +265,7 @@ def _with_parts(session: Session, queries: list[Query]) -> list[QueryRow]:
             Match.annotation_id,
             Match.score,
             Match.supporting,
+            Match.evidence,
         )
         .where(Match.query_id.in_(ids))
         .order_by(Match.query_id, Match.rank)
