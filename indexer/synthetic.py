@@ -12,15 +12,10 @@ in a photo are fractions of its width or height, so a drawing looks the same at 
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -34,13 +29,7 @@ Shape = tuple[tuple[Point, ...], Rgb]
 NegativeKind = Literal["sea", "boat", "bird", "text", "blank"]
 
 NEGATIVE_KINDS: Final[tuple[NegativeKind, ...]] = get_args(NegativeKind)
-DEMO_SEED: Final = 20
-DEMO_INDIVIDUALS: Final = 120
-DEMO_PHOTOS_PER_INDIVIDUAL: Final = (4, 6)
 PHOTO_SIZE_PX: Final = (640, 480)
-SPECIES: Final = "humpback_whale"
-ORIENTATION: Final = "fluke"
-JPEG_QUALITY: Final = 90
 
 # What a texture covers, in half-spans, and the shape of the pigment lattice over it.
 _U_MAX: Final = 1.15
@@ -54,11 +43,10 @@ _STREAM_FLUKE: Final = 1
 _STREAM_ENCOUNTER: Final = 2
 _STREAM_PHOTO: Final = 3
 _STREAM_NEGATIVE: Final = 4
-_STREAM_CATALOGUE: Final = 5
 _STREAM_TEXTURE: Final = 6
 
 
-def _rng(*key: int) -> np.random.Generator:
+def stream(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
@@ -130,7 +118,7 @@ class Fluke:
     @classmethod
     def from_seed(cls, seed: int) -> Fluke:
         """The individual of this seed, the same on every machine."""
-        rng = _rng(_STREAM_FLUKE, seed)
+        rng = stream(_STREAM_FLUKE, seed)
         shape = rng.normal(0.0, 1.0, 6)
         lobes = [_lobe(shape + 0.25 * rng.normal(0.0, 1.0, 6)) for _ in range(2)]
         both = rng.normal(0.0, 1.0, (_PIGMENT_ROWS, _PIGMENT_COLS // 2))
@@ -277,8 +265,8 @@ class Scene:
         `difficulty` scales what makes matching hard: pose, light, haze, blur, spray, cropping
         (0 = a calm, centred, square view; 1 = the demo; above 1 = worse than the demo).
         """
-        day = _rng(_STREAM_ENCOUNTER, seed)
-        shot = _rng(_STREAM_PHOTO, seed, photo)
+        day = stream(_STREAM_ENCOUNTER, seed)
+        shot = stream(_STREAM_PHOTO, seed, photo)
         hard = float(difficulty)
 
         def vary(encounter: float, own: float) -> float:
@@ -353,7 +341,7 @@ def _edges(fluke: Fluke, u: FloatImage) -> tuple[FloatImage, FloatImage]:
         inner = lobe.shoulder - fluke.median_notch * np.exp(-a / 0.045)
         edge = lobe.tip + (inner - lobe.tip) * (1.0 - a**lobe.fullness) + curl
         edge -= 0.07 * np.sin(np.pi * np.clip((a - 0.15) / 0.85, 0.0, 1.0)) * (a > 0.15)
-        teeth = _rng(_STREAM_TEXTURE, fluke.seed, side + 1).uniform(0.0, 1.0, 23)
+        teeth = stream(_STREAM_TEXTURE, fluke.seed, side + 1).uniform(0.0, 1.0, 23)
         ripple = np.interp(a * 22.0, np.arange(23), teeth)
         edge -= fluke.scallop * ripple * (1.0 - a)
         for notch in fluke.notches:
@@ -382,7 +370,7 @@ def flat_tail(fluke: Fluke, width_px: int) -> Image.Image:
     inside = np.maximum(depth, stock)
     coverage = np.clip(inside * per_unit + 0.5, 0.0, 1.0)
 
-    fine = _noise(_rng(_STREAM_TEXTURE, fluke.seed, 3), (64, 40), (width_px, height_px))
+    fine = _noise(stream(_STREAM_TEXTURE, fluke.seed, 3), (64, 40), (width_px, height_px))
     field = _enlarge(np.asarray(fluke.pigment, dtype=np.float32), (width_px, height_px))
     field = field + 0.16 * fine - np.float32(fluke.darkness)
     field -= 2.0 * np.exp(-((u / 0.11) ** 2))[None, :] + 2.5 * np.clip(-0.25 - v, 0.0, 1.0)[:, None]
@@ -481,7 +469,7 @@ def _blend(low: Rgb, high: Rgb, share: FloatImage) -> FloatImage:
 def _backdrop(scene: Scene, size_px: tuple[int, int]) -> FloatImage:
     """Sky and sea without anything in it, (H, W, 3) float32 in grey levels."""
     width, height = size_px
-    rng = _rng(_STREAM_TEXTURE, scene.seed, scene.photo, 7)
+    rng = stream(_STREAM_TEXTURE, scene.seed, scene.photo, 7)
     line = min(height - 2, round(scene.horizon * height))
     photo = np.empty((height, width, 3), dtype=np.float32)
     far = np.linspace(scene.horizon, 1.0, 2)[0]
@@ -510,7 +498,7 @@ def _backdrop(scene: Scene, size_px: tuple[int, int]) -> FloatImage:
 def _develop(photo: FloatImage, scene: Scene) -> NDArray[np.uint8]:
     """Exposure, contrast, blur and grain: from light to a photo, (H, W, 3) uint8."""
     height, width = photo.shape[:2]
-    rng = _rng(_STREAM_TEXTURE, scene.seed, scene.photo, 8)
+    rng = stream(_STREAM_TEXTURE, scene.seed, scene.photo, 8)
     photo = (photo * np.float32(scene.exposure) - 118.0) * np.float32(scene.contrast) + 118.0
     sharp = Image.fromarray(np.clip(photo + 0.5, 0.0, 255.0).astype(np.uint8))
     soft = sharp.filter(ImageFilter.GaussianBlur(scene.blur * width))
@@ -525,7 +513,7 @@ def draw_fluke(
 ) -> NDArray[np.uint8]:
     """One photo of one individual: (H, W, 3) uint8 RGB, `size_px` as (W, H)."""
     width, height = size_px
-    rng = _rng(_STREAM_TEXTURE, scene.seed, scene.photo, 9)
+    rng = stream(_STREAM_TEXTURE, scene.seed, scene.photo, 9)
     photo = _backdrop(scene, size_px)
 
     texture = flat_tail(fluke, 16 * max(4, round(width * 0.9 / 16)))
@@ -631,7 +619,7 @@ def draw_negative(
     kind: NegativeKind, seed: int, *, size_px: tuple[int, int] = PHOTO_SIZE_PX
 ) -> NDArray[np.uint8]:
     """A photo without a whale: (H, W, 3) uint8 RGB, `size_px` as (W, H)."""
-    rng = _rng(_STREAM_NEGATIVE, NEGATIVE_KINDS.index(kind), seed)
+    rng = stream(_STREAM_NEGATIVE, NEGATIVE_KINDS.index(kind), seed)
     if kind == "text":
         return _page(rng, size_px)
     scene = Scene.from_seed(int(rng.integers(2**40)) | 1 << 41)
@@ -769,14 +757,14 @@ def _page(rng: np.random.Generator, size_px: tuple[int, int]) -> NDArray[np.uint
             y += size
         end = width - margin if rng.random() < 0.85 else width * float(rng.uniform(0.3, 0.9))
         while x < end:
-            word = _word(rng, int(rng.integers(1, 5)))
+            word = spoken_word(rng, int(rng.integers(1, 5)))
             pen.text((x, y), word, fill=(ink, ink, ink), font=font)
             x += pen.textlength(word + " ", font=font)
         y += size * 1.35
     return np.asarray(page, dtype=np.uint8)
 
 
-# --- catalogue
+# --- words
 
 _ONSETS: Final = ("b", "d", "f", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "tr")
 _VOWELS: Final = ("a", "e", "i", "o", "u")
@@ -787,186 +775,6 @@ def _pick(rng: np.random.Generator, among: tuple[str, ...]) -> str:
     return among[int(rng.integers(len(among)))]
 
 
-def _word(rng: np.random.Generator, syllables: int) -> str:
+def spoken_word(rng: np.random.Generator, syllables: int) -> str:
     spoken = "".join(_pick(rng, _ONSETS) + _pick(rng, _VOWELS) for _ in range(syllables))
     return spoken + _pick(rng, _ENDINGS)
-
-
-def individual_names(count: int, *, seed: int = DEMO_SEED) -> list[str]:
-    """Distinct, pronounceable names; the first n are the same whatever `count` is."""
-    rng = _rng(_STREAM_CATALOGUE, seed, 1)
-    names: list[str] = []
-    taken: set[str] = set()
-    while len(names) < count:
-        name = _word(rng, int(rng.integers(2, 4))).capitalize()
-        key = name.lower()[:4]
-        if 4 <= len(name) <= 8 and (key not in taken or len(names) > 400) and name not in names:
-            taken.add(key)
-            names.append(name)
-    return names
-
-
-def individual_seed(position: int, *, seed: int = DEMO_SEED) -> int:
-    """Seed of the individual at a position (0, 1, …) of the catalogue of this seed."""
-    return seed * 1_000_000 + position
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueRow:
-    """One photo of a catalogue; `path` is relative to the catalogue's folder."""
-
-    image_id: str
-    identity: str
-    path: str
-    species: str
-    date: str
-    orientation: str
-    encounter: str
-    fluke_seed: int
-    scene_seed: int
-    photo: int
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """What `write_catalogue` wrote."""
-
-    folder: Path
-    names: tuple[str, ...]
-    rows: tuple[CatalogueRow, ...]
-
-
-def plan_catalogue(
-    *,
-    individuals: int = DEMO_INDIVIDUALS,
-    photos_per_individual: tuple[int, int] = DEMO_PHOTOS_PER_INDIVIDUAL,
-    seed: int = DEMO_SEED,
-) -> tuple[CatalogueRow, ...]:
-    """The photos of a catalogue, by individual, encounter and date; draws nothing.
-
-    `photos_per_individual` is (fewest, most); they fall into two or three encounters.
-    """
-    rng = _rng(_STREAM_CATALOGUE, seed, 2)
-    rows: list[CatalogueRow] = []
-    for position, name in enumerate(individual_names(individuals, seed=seed)):
-        photos = int(rng.integers(photos_per_individual[0], photos_per_individual[1] + 1))
-        encounters = min(photos, int(rng.integers(2, 4)))
-        days = np.sort(rng.choice(2_500, size=encounters, replace=False)).tolist()
-        for number in range(photos):
-            at = number * encounters // photos
-            day = date(2019, 1, 5) + timedelta(days=int(days[at]))
-            image_id = f"{seed:02d}-{position:04d}-{number:02d}"
-            rows.append(
-                CatalogueRow(
-                    image_id=image_id,
-                    identity=name,
-                    path=f"{name}/{image_id}.jpg",
-                    species=SPECIES,
-                    date=day.isoformat(),
-                    orientation=ORIENTATION,
-                    encounter=f"{day.isoformat()}-{position:04d}",
-                    fluke_seed=individual_seed(position, seed=seed),
-                    scene_seed=individual_seed(position, seed=seed) * 100 + at,
-                    photo=number,
-                )
-            )
-    return tuple(rows)
-
-
-_COLUMNS: Final = ("image_id", "identity", "path", "species", "date", "orientation", "encounter")
-
-
-def write_catalogue(
-    folder: Path,
-    *,
-    individuals: int = DEMO_INDIVIDUALS,
-    photos_per_individual: tuple[int, int] = DEMO_PHOTOS_PER_INDIVIDUAL,
-    seed: int = DEMO_SEED,
-    size_px: tuple[int, int] = PHOTO_SIZE_PX,
-    workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
-) -> Catalogue:
-    """Draw a catalogue: a folder per individual, and `metadata.csv` (wildlife-datasets columns).
-
-    `progress` is called with (photos written, photos in all). `metadata.csv` is written last, so
-    where it lies the catalogue is complete.
-    """
-    rows = plan_catalogue(
-        individuals=individuals, photos_per_individual=photos_per_individual, seed=seed
-    )
-    names = tuple(dict.fromkeys(row.identity for row in rows))
-    for name in names:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-
-    def draw(row: CatalogueRow) -> None:
-        scene = Scene.from_seed(row.scene_seed, photo=row.photo)
-        photo = draw_fluke(Fluke.from_seed(row.fluke_seed), scene, size_px=size_px)
-        _save(photo, folder / row.path)
-
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        for done, _ in enumerate(pool.map(draw, rows), start=1):
-            if progress is not None:
-                progress(done, len(rows))
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows([getattr(row, column) for column in _COLUMNS] for row in rows)
-    return Catalogue(folder=folder, names=names, rows=rows)
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """What `write_queries` wrote, and the name of the individual on `known`."""
-
-    known: Path
-    unknown: Path
-    not_a_whale: Path
-    manifest: Path
-    known_individual: str
-
-
-def write_queries(
-    folder: Path,
-    *,
-    individuals: int = DEMO_INDIVIDUALS,
-    seed: int = DEMO_SEED,
-    known_position: int = 0,
-    unknown_position: int | None = None,
-    size_px: tuple[int, int] = PHOTO_SIZE_PX,
-) -> Queries:
-    """Draw the three sample queries of a catalogue of `individuals` and their `manifest.json`.
-
-    `known.jpg` is an individual of the catalogue in a new encounter, `unknown.jpg` one that is not
-    in it, `not_a_whale.jpg` a page of text.
-    """
-    stranger = individuals if unknown_position is None else unknown_position
-    if not 0 <= known_position < individuals <= stranger:
-        raise ValueError(
-            f"known_position {known_position} must lie inside the catalogue of {individuals} "
-            f"individuals and unknown_position {stranger} outside it"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    name = individual_names(individuals, seed=seed)[known_position]
-    queries = Queries(
-        known=folder / "known.jpg",
-        unknown=folder / "unknown.jpg",
-        not_a_whale=folder / "not_a_whale.jpg",
-        manifest=folder / "manifest.json",
-        known_individual=name,
-    )
-    for path, position in ((queries.known, known_position), (queries.unknown, stranger)):
-        fluke = Fluke.from_seed(individual_seed(position, seed=seed))
-        scene = Scene.from_seed(individual_seed(position, seed=seed) * 100 + 50)
-        _save(draw_fluke(fluke, scene, size_px=size_px), path)
-    _save(draw_negative("text", seed, size_px=size_px), queries.not_a_whale)
-    manifest = {
-        "known": {"individual": name},
-        "unknown": {"individual": None},
-        "not_a_whale": {"individual": None, "kind": "text"},
-    }
-    queries.manifest.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    return queries
-
-
-def _save(photo: NDArray[np.uint8], path: Path) -> None:
-    Image.fromarray(photo).save(path, format="JPEG", quality=JPEG_QUALITY)

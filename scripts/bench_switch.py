@@ -93,7 +93,7 @@ def resight(data_dir: Path, *arguments: object) -> None:
 
 def prepare(work: Path, annotations: int, additions: int) -> Prepared:
     """Draws and imports what is not there yet, and installs the second bundle."""
-    from indexer.synthetic import individual_seed, write_catalogue
+    from indexer.drawings import individual_seed, write_catalogue
     from scripts.make_variant import make_variant
 
     individuals = -(-annotations // PHOTOS)

@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw, ImageFilter
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from indexer import synthetic  # noqa: E402
+from indexer import drawings, synthetic  # noqa: E402
 from models.starter_gate import StarterGate  # noqa: E402
 from models.torch_compat import load_timm, load_torch  # noqa: E402
 
@@ -501,7 +501,7 @@ TEST_SCENES: Final = 6_000_000_000_000
 
 def head_individuals() -> list[int]:
     """Seeds of the individuals behind the head's slots: the demo catalogue's, then unnamed ones."""
-    named = [synthetic.individual_seed(p) for p in range(synthetic.DEMO_INDIVIDUALS)]
+    named = [drawings.individual_seed(p) for p in range(drawings.DEMO_INDIVIDUALS)]
     return named + [EXTRA_SEEDS + n for n in range(EXTRA_SLOTS)]
 
 
@@ -791,7 +791,7 @@ def _ranked(likeness: NDArray[Any]) -> dict[str, Any]:
 
 def evaluate_head(work: Path, network: Any, workers: int) -> dict[str, Any]:
     """The default answer on new encounters of the named, and on strangers; picks its threshold."""
-    named = head_individuals()[: synthetic.DEMO_INDIVIDUALS]
+    named = head_individuals()[: drawings.DEMO_INDIVIDUALS]
     strangers = [TEST_SEEDS + 10_000 + n for n in range(400)]
     jobs = [(s, TEST_SCENES + s * 100 + view, 0) for s in named for view in range(4)]
     jobs += [(s, TEST_SCENES + s * 100, 0) for s in strangers]
@@ -904,12 +904,12 @@ def write_bundle(work: Path, network: Any, out: Path, recipe: Recipe) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(state | {"arc.weight": rows.half().contiguous()}, out / "checkpoint.safetensors")
-    names = synthetic.individual_names(synthetic.DEMO_INDIVIDUALS)
+    names = drawings.individual_names(drawings.DEMO_INDIVIDUALS)
     (out / "classes.json").write_text(json.dumps(names, indent=0) + "\n", encoding="utf-8")
     with (out / "species.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("individual_id", "species"))
-        writer.writerows((name, synthetic.SPECIES) for name in names)
+        writer.writerows((name, drawings.SPECIES) for name in names)
     StarterGate.load(work / "gate.npz").save(out / "gate.npz")
     numbers = json.loads((work / "evaluation.json").read_text(encoding="utf-8"))
     training = {"recipe": asdict(recipe), "slots": len(rows), "measured": numbers}
@@ -1006,7 +1006,7 @@ than chance or a simple hash, as the last table shows.
 timm `{ARCHITECTURE}` at {INPUT_PX[1]} × {INPUT_PX[0]} px (plain resize, ImageNet normalisation),
 global average pooling, a linear layer to {DIM} dimensions, L2 normalisation; an ArcFace head
 (s = {SCALE:.0f}, m = {MARGIN:.2f}) of {slots} slots, of which the first
-{synthetic.DEMO_INDIVIDUALS} carry the names of the demo catalogue and the others stand for animals
+{drawings.DEMO_INDIVIDUALS} carry the names of the demo catalogue and the others stand for animals
 without a name. `gate.npz` is described in `models/starter_gate.py`.
 
 ## How well it does on drawings

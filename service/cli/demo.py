@@ -91,7 +91,7 @@ def _fill(resight: Resight, folder: Path, photos: Path | None) -> None:
 
 
 def _draw(photos: Path, queries: Path) -> None:
-    from indexer.synthetic import write_catalogue, write_queries
+    from indexer.drawings import write_catalogue, write_queries
 
     if not (photos / "metadata.csv").is_file():
         with bar("draw") as step:

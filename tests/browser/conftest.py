@@ -28,14 +28,8 @@ from playwright.sync_api import (
 )
 
 from db import embedded
-from indexer.synthetic import (
-    Fluke,
-    Scene,
-    draw_fluke,
-    individual_seed,
-    write_catalogue,
-    write_queries,
-)
+from indexer.drawings import individual_seed, write_catalogue, write_queries
+from indexer.synthetic import Fluke, Scene, draw_fluke
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 INDIVIDUALS = 40

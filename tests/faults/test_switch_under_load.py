@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from db import embedded
-from indexer.synthetic import write_catalogue
+from indexer.drawings import write_catalogue
 
 pytestmark = [
     pytest.mark.faults,

@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.errors import Conflict, Invalid
 from db.queries import embeddings, heads, jobs, records
 from db.types import HeadSource, JobKind, JobState
+from indexer import drawings, synthetic
 from indexer import head as subject
-from indexer import synthetic
 from indexer.answers import GateAnswer, IndividualRef
 from indexer.default_answer import default_answer, unknown_to_head
 from indexer.head import FitHeadHandler, Former, HeadOptions
@@ -363,7 +363,7 @@ def drawn(
     """Embeddings of drawn individuals by the starter bundle, with labels and encounters."""
     fingerprint = manifest_of_starter()
     embedder = load_embedder(Path("/nonexistent"), fingerprint, starter=STARTER)
-    rows = synthetic.plan_catalogue(
+    rows = drawings.plan_catalogue(
         individuals=individuals, photos_per_individual=photos, seed=seed
     )
     vectors = []

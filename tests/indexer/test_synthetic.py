@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer import synthetic
+from indexer import drawings, synthetic
 from indexer.synthetic import Fluke, Scene
+from models.preprocess import decode
 
 SMALL = (160, 120)
 
@@ -107,15 +109,15 @@ def test_negatives_are_drawn_from_their_seed(kind: synthetic.NegativeKind) -> No
 
 
 def test_names_are_distinct_and_do_not_depend_on_their_number() -> None:
-    names = synthetic.individual_names(300)
+    names = drawings.individual_names(300)
     assert len({name.lower() for name in names}) == 300
     assert all(name.isalpha() and name.istitle() and 4 <= len(name) <= 8 for name in names)
-    assert synthetic.individual_names(20) == names[:20]
+    assert drawings.individual_names(20) == names[:20]
 
 
 def test_demo_catalogue_has_about_600_photos_in_two_or_three_encounters() -> None:
-    rows = synthetic.plan_catalogue()
-    assert len({row.identity for row in rows}) == synthetic.DEMO_INDIVIDUALS == 120
+    rows = drawings.plan_catalogue()
+    assert len({row.identity for row in rows}) == drawings.DEMO_INDIVIDUALS == 120
     assert 550 <= len(rows) <= 650
     for name in {row.identity for row in rows}:
         own = [row for row in rows if row.identity == name]
@@ -125,7 +127,7 @@ def test_demo_catalogue_has_about_600_photos_in_two_or_three_encounters() -> Non
 
 def test_catalogue_on_disk(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    written = synthetic.write_catalogue(
+    written = drawings.write_catalogue(
         tmp_path / "one",
         individuals=3,
         photos_per_individual=(2, 3),
@@ -146,17 +148,17 @@ def test_catalogue_on_disk(tmp_path: Path) -> None:
         with Image.open(path) as photo:
             assert (photo.format, photo.size) == ("JPEG", SMALL)
 
-    synthetic.write_catalogue(
+    drawings.write_catalogue(
         tmp_path / "two", individuals=3, photos_per_individual=(2, 3), size_px=SMALL
     )
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
 def test_queries_on_disk(tmp_path: Path) -> None:
-    queries = synthetic.write_queries(tmp_path, individuals=3, size_px=SMALL)
+    queries = drawings.write_queries(tmp_path, individuals=3, size_px=SMALL)
     manifest = json.loads(queries.manifest.read_text(encoding="utf-8"))
     assert manifest["known"] == {"individual": queries.known_individual}
-    assert queries.known_individual in synthetic.individual_names(3)
+    assert queries.known_individual in drawings.individual_names(3)
     assert set(manifest) == {"known", "unknown", "not_a_whale"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("known.jpg", "manifest.json", "not_a_whale.jpg", "unknown.jpg")
@@ -165,4 +167,22 @@ def test_queries_on_disk(tmp_path: Path) -> None:
 
 def test_an_unknown_inside_the_catalogue_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="outside"):
-        synthetic.write_queries(tmp_path, individuals=10, unknown_position=9)
+        drawings.write_queries(tmp_path, individuals=10, unknown_position=9)
+
+
+def test_a_day_at_sea_has_time_and_place_and_animals_in_turn(tmp_path: Path) -> None:
+    photos = drawings.write_fieldwork(
+        tmp_path, photos=6, known=2, strangers=1, individuals=20, size_px=(64, 48)
+    )
+    assert [photo.encounter for photo in photos] == [0, 0, 1, 1, 2, 2]
+    names = drawings.individual_names(20)
+    assert sorted(photo.identity or "" for photo in photos[::2])[0] == ""
+    assert {photo.identity for photo in photos} - {None} <= set(names)
+    read = [decode(photo.path.read_bytes()) for photo in photos]
+    gaps = [
+        (second.taken_at - first.taken_at).total_seconds()
+        for first, second in itertools.pairwise(read)
+    ]
+    assert gaps == [7, 30 * 60 + 7, 7, 30 * 60 + 7, 7]
+    assert (read[0].latitude, read[0].longitude) == (64.15, -22.4)
+    assert read[0].photographer == "A. Observer"
