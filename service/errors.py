@@ -53,6 +53,7 @@ class Problem(Exception):
         errors: Sequence[FieldError] = (),
         headers: Mapping[str, str] | None = None,
         links: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -61,6 +62,7 @@ class Problem(Exception):
         self.errors = tuple(errors)
         self.headers = dict(headers or {})
         self.links = dict(links or {})
+        self.members = dict(members or {})
 
 
 BAD_PHOTO_STATUS = {
@@ -150,7 +152,12 @@ def problem_of(error: BaseException) -> Problem:
             code, errors = _code_and_errors(error, code)
             sentence = OUTAGE_SENTENCES.get(code) or str(getattr(error, "detail", error))
             return Problem(
-                CODE_STATUS.get(code, status), code, sentence, errors=errors, links=_links(error)
+                CODE_STATUS.get(code, status),
+                code,
+                sentence,
+                errors=errors,
+                links=_links(error),
+                members=_members(error),
             )
     return Problem(500, "internal_error", "Something failed inside; the log has the request id.")
 
@@ -164,6 +171,15 @@ def _links(error: Exception) -> dict[str, str]:
     if values.get("run_id"):
         links["run"] = f"/v1/reindex/{values['run_id']}"
     return links
+
+
+TOLD = ("present", "blocking_id", "by", "decision_id", "individual_id", "contradictions")
+"""What a conflict tells programs beside its sentence: what is so now, and what is in the way."""
+
+
+def _members(error: Exception) -> dict[str, Any]:
+    values = error.values if isinstance(error, Conflict) else {}
+    return {name: values[name] for name in TOLD if name in values}
 
 
 def _code_and_errors(error: BaseException, code: str) -> tuple[str, list[FieldError]]:
@@ -207,6 +223,7 @@ def body_of(problem: Problem, *, request_id: str, instance: str) -> dict[str, An
         "code": problem.code,
         "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
         "request_id": request_id,
+        **problem.members,
         **problem.links,
     }
 
