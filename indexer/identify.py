@@ -49,6 +49,7 @@ from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
 from indexer.search import Searcher, SearchRequest, WrongSpace
+from indexer.viewpoints import applied_rules, told_rule
 from indexer.voice import IdentifyPolicy as IdentifyPolicy
 from indexer.voice import Voice
 from models.bundles import Serving
@@ -227,6 +228,18 @@ class Identifier:
         look = self._inference.submit(self._look, [s.photo.rgb for s in seen]).result()
         return gate_answer(look.gates[0])
 
+    def judge_regions(self, regions: Sequence[Rgb]) -> list[GateDecision]:
+        """What the gate thinks of regions of stored photos, uint8 (H, W, 3) each.
+
+        Raises:
+            Busy: the inference queue is full.
+            GateUnavailable: no gate, and the policy is to refuse.
+        """
+        self._refuse_without_gate()
+        if not regions:
+            return []
+        return self._inference.submit(self.voice.judge, regions).result()
+
     def search_vector(
         self, session: Session, vector: Sequence[float], fingerprint: str, options: IdentifyOptions
     ) -> SearchAnswer:
@@ -260,7 +273,7 @@ class Identifier:
         exclude_self: bool = True,
     ) -> SearchAnswer:
         """Individuals near a stored annotation; with `exclude_self` its photo and near-duplicates
-        of it are left out.
+        of it are left out, and its other side where a rule of viewpoints says so.
 
         Raises:
             NotFound: no such annotation, or it has no vector in the space that is searched.
@@ -271,7 +284,11 @@ class Identifier:
         media = catalogue.get_media(session, annotation.media_id)
         known = known_photo_of(annotation)
         asked = _with_encounter(session, options, [known])
-        request = self._request(vectors, asked, fingerprint=space.fingerprint)
+        rule = applied_rules(session, [annotation_id])[annotation_id]
+        request = replace(
+            self._request(vectors, asked, fingerprint=space.fingerprint),
+            not_compared=(rule.left_out,),
+        )
         if exclude_self:
             request = replace(
                 request,
@@ -281,9 +298,11 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        return searched(
+        answer = searched(
             self.voice.searcher.search(session, request), calibration_of(session, space.id)
         )
+        receipt = replace(answer.receipt, viewpoint_rule=told_rule([rule]))
+        return replace(answer, receipt=receipt)
 
     def embedding(self, session: Session, annotation_id: int) -> tuple[list[float], str]:
         """A stored vector of unit length and the fingerprint of its space.
@@ -301,6 +320,9 @@ class Identifier:
             raise NoPhotos
         if len(photos) > self._policy.max_photos:
             raise TooManyPhotos(len(photos), self._policy.max_photos)
+        self._refuse_without_gate()
+
+    def _refuse_without_gate(self) -> None:
         if self._policy.refuse_without_gate and isinstance(self.voice.serving.gate, AbsentGate):
             raise GateUnavailable(
                 "No gate is installed, and this service is set to refuse without one: "

@@ -103,7 +103,7 @@ class Receipt:
     and `ann` where an approximate index chose the rows. `eligible` annotations have a vector, an
     individual and pass the filters; `scanned` vectors were compared with; `delta` of the space's
     are newer than its `snapshot`, or than the index (None: the space is small and lives in memory,
-    or PostgreSQL scans it)."""
+    or PostgreSQL scans it). `viewpoint_rule` says which side was not compared (`viewpoints`)."""
 
     mode: Literal["exact", "ann"]
     eligible: int
@@ -115,6 +115,7 @@ class Receipt:
     snapshot: str | None
     delta: int
     timings_ms: dict[str, float]
+    viewpoint_rule: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

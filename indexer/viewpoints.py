@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
@@ -25,14 +25,28 @@ class AppliedRule:
     body_part: str | None
     left_out: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def applied_rules(session: Session, annotation_ids: Sequence[int]) -> dict[int, AppliedRule]:
     """The rule as it applies to each of the annotations that exist, by id."""
     found = rows.viewed(session, annotation_ids)
     return {annotation_id: _applied(row) for annotation_id, row in found.items()}
+
+
+def told_rule(rules: Sequence[AppliedRule]) -> dict[str, Any] | None:
+    """The rules of the photos of one question as a receipt tells them, in one; None where every
+    side was compared with every other."""
+    if not any(rule.sided for rule in rules):
+        return None
+    return {
+        "sided": True,
+        "viewpoint": _listed(rule.viewpoint for rule in rules),
+        "body_part": _listed(rule.body_part for rule in rules),
+        "left_out": _listed(rule.left_out for rule in rules),
+    }
+
+
+def _listed(values: Iterable[str | None]) -> str | None:
+    return ", ".join(dict.fromkeys(value for value in values if value)) or None
 
 
 def _applied(row: ViewedRow) -> AppliedRule:
