@@ -37,6 +37,7 @@ from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.catalogue import router as catalogue_pages
+from service.web.how_sure import router as how_sure_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
 from service.web.reindex import router as reindex_pages
@@ -146,6 +147,8 @@ def create_app(
         app.include_router(router)
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
+    # Before the pages of queries, whose addresses it looks like.
+    app.include_router(how_sure_pages, include_in_schema=False)
     app.include_router(sign_in_pages, include_in_schema=False)
     app.include_router(people_pages, include_in_schema=False)
     app.include_router(appearance, include_in_schema=False)
