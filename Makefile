@@ -8,7 +8,7 @@ PORT ?= 8000
 ARGS ?=
 export VENV PYTHON
 
-.PHONY: help demo base models dev test test-faults lint format bench docs constraints clean
+.PHONY: help demo base models dev test test-faults lint format bench docs words screenshots constraints clean
 
 help:
 	@echo "make demo           a catalogue of drawn flukes on http://127.0.0.1:8000 (PORT=…, ARGS='--photos DIR')"
@@ -16,6 +16,8 @@ help:
 	@echo "make lint           ruff, mypy, import-linter        make bench         speed, against a plain reference"
 	@echo "make base|models    install what serving needs | and what converting and training models needs"
 	@echo "make docs           write the generated pages of docs/ and openapi.json anew"
+	@echo "make words          bring service/web/locale up to what the pages say (docs/translating.md)"
+	@echo "make screenshots    draw docs/screenshots anew, from drawn data, with a real Chromium"
 
 base models dev:
 	@sh scripts/environment.sh $@
@@ -47,6 +49,12 @@ bench: dev
 docs: dev
 	$(BIN)/python scripts/write_docs.py
 	$(BIN)/python scripts/export_openapi.py
+
+words: dev
+	@$(BIN)/python scripts/words.py $(ARGS)
+
+screenshots: dev
+	@RESIGHT_CHROMIUM="$$(sh scripts/chromium.sh)" $(BIN)/python scripts/make_screenshots.py $(ARGS)
 
 # For a fresh environment that was installed without constraints: what was chosen becomes what is tested.
 constraints: dev
