@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,17 +17,22 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.queries import catalogue as rows
 from db.queries import records
 from db.queries.catalogue import AnnotationRow, IndividualRow
+from db.queries.changes import Actor, Journal
+from db.queries.media import belongs_to_other
 from db.types import Sex, Vitality
 from indexer.answers import AddedAnswer, AddedPhoto, IndividualRef, Json
 from indexer.filling import Embed, Embedded, Filler
 from indexer.identify import NoPhotos, PhotoIn
+from indexer.identity import assign, new_individual
 from indexer.ingest import add_photos
 from indexer.media import MediaStore
 from indexer.once import Asked, once
+from indexer.outcomes import Counts
 from indexer.spaces import register_bundle as register_bundle
 from models.preprocess import DecodeLimits
 
 Photo = tuple[str | None, bytes]
+LOCAL: Final = Actor("local")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class Curator:
         photos: Sequence[PhotoIn],
         *,
         query_id: UUID | None = None,
-        principal: str = "local",
+        actor: Actor = LOCAL,
         idempotency_key: str | None = None,
     ) -> Added:
         """A new individual with its photos, and those of a stored query if one is named.
@@ -86,8 +91,11 @@ class Curator:
         """
 
         def work(session: Session, embed: Embed) -> AddedAnswer:
-            individual = rows.create_individual(
+            journal = Journal(session)
+            individual = new_individual(
                 session,
+                journal,
+                actor,
                 catalogue_id=_catalogue(session, new.catalogue).id,
                 name=new.name,
                 taxon_id=rows.ensure_taxon(session, new.taxon) if new.taxon else None,
@@ -95,11 +103,15 @@ class Curator:
                 vitality=new.vitality,
                 notes=new.notes,
             )
-            annotations, given = self._store_photos(session, individual, photos, query_id)
+            given = self._given(session, photos, query_id)
+            annotations = self._store_photos(session, journal, individual, given)
             embedded = embed(session, [annotation.id for annotation in annotations])
-            return _added(session, individual, annotations, given, embedded, principal, "add")
+            _close(session, journal, actor, "add", individual, annotations)
+            return _answer(individual, annotations, given, embedded)
 
-        asked = _asked(principal, idempotency_key, "individual", asdict(new), photos, query_id)
+        asked = _asked(
+            actor.principal, idempotency_key, "individual", asdict(new), photos, query_id
+        )
         return self._once(asked, work)
 
     def add_photos(
@@ -108,7 +120,7 @@ class Curator:
         photos: Sequence[PhotoIn],
         *,
         query_id: UUID | None = None,
-        principal: str = "local",
+        actor: Actor = LOCAL,
         idempotency_key: str | None = None,
     ) -> Added:
         """More photos of an individual; one it has already is answered as it is.
@@ -119,12 +131,15 @@ class Curator:
 
         def work(session: Session, embed: Embed) -> AddedAnswer:
             individual = rows.get_individual(session, individual_id)
-            annotations, given = self._store_photos(session, individual, photos, query_id)
+            journal = Journal(session)
+            given = self._given(session, photos, query_id)
+            annotations = self._store_photos(session, journal, individual, given)
             embedded = embed(session, [annotation.id for annotation in annotations])
-            return _added(session, individual, annotations, given, embedded, principal, "photos")
+            _close(session, journal, actor, "photos", individual, annotations)
+            return _answer(individual, annotations, given, embedded)
 
         fields = {"individual": individual_id}
-        asked = _asked(principal, idempotency_key, "photos", fields, photos, query_id)
+        asked = _asked(actor.principal, idempotency_key, "photos", fields, photos, query_id)
         return self._once(asked, work)
 
     def _once(self, asked: Asked, work: _Work) -> Added:
@@ -136,28 +151,39 @@ class Curator:
         answer, replayed = self._filler.settled(attempt)
         return Added(AddedAnswer.from_json(answer), replayed)
 
-    def _store_photos(
-        self,
-        session: Session,
-        individual: IndividualRow,
-        photos: Sequence[PhotoIn],
-        query_id: UUID | None,
-    ) -> tuple[list[AnnotationRow], list[Photo]]:
+    def _given(
+        self, session: Session, photos: Sequence[PhotoIn], query_id: UUID | None
+    ) -> list[Photo]:
         given = [(photo.name, photo.data) for photo in photos]
         if query_id is not None:
             given += self._photos_of_query(session, query_id)
         if not given:
             raise NoPhotos
+        return given
+
+    def _store_photos(
+        self,
+        session: Session,
+        journal: Journal,
+        individual: IndividualRow,
+        given: Sequence[Photo],
+    ) -> list[AnnotationRow]:
+        """Stored as photos of nobody, and then given to the individual, so that an undo takes the
+        individual away and not the photos."""
         annotations = add_photos(
             session,
             self._store,
             catalogue_id=individual.catalogue_id,
-            individual_id=individual.id,
+            individual_id=None,
             photos=given,
             taxon_id=individual.taxon_id,
             limits=self._limits,
         )
-        return annotations, given
+        for annotation in annotations:
+            if annotation.individual_id not in (None, individual.id):
+                raise belongs_to_other(annotation.id, annotation.individual_id, individual.id)
+        assign(session, journal, [annotation.id for annotation in annotations], individual.id)
+        return annotations
 
     def _photos_of_query(self, session: Session, query_id: UUID) -> list[Photo]:
         query = records.get_query(session, query_id)
@@ -170,22 +196,38 @@ class Curator:
 _Work = Callable[[Session, Embed], AddedAnswer]
 
 
-def _added(
+def _close(
     session: Session,
+    journal: Journal,
+    actor: Actor,
+    action: Literal["add", "photos"],
     individual: IndividualRow,
     annotations: Sequence[AnnotationRow],
-    given: Sequence[Photo],
-    embedded: Embedded,
-    principal: str,
-    action: str,
-) -> AddedAnswer:
+) -> None:
+    """The change, where anything was different, and the entry of the audit trail. Last of all:
+    other writers of the trail wait from here until the transaction ends."""
+    if journal.images:
+        new = sum(image.entity == "annotation" for image in journal.images)
+        detail = {
+            "individual": {"id": str(individual.id), "name": individual.name},
+            "counts": asdict(Counts(annotations=new, photos=new, names=action == "add")),
+        }
+        journal.close(actor, action, detail)
     records.add_audit(
         session,
-        principal,
+        actor.principal,
         f"individual.{action}",
         f"individual:{individual.id}",
         {"name": individual.name, "annotations": [a.id for a in annotations]},
     )
+
+
+def _answer(
+    individual: IndividualRow,
+    annotations: Sequence[AnnotationRow],
+    given: Sequence[Photo],
+    embedded: Embedded,
+) -> AddedAnswer:
     return AddedAnswer(
         individual=IndividualRef(str(individual.id), individual.name, individual.taxon),
         photos=tuple(

@@ -334,7 +334,9 @@ def _individual_lines(session: Session) -> Iterator[Json]:
                 "taxon": row.taxon,
                 "sex": str(row.sex),
                 "vitality": str(row.vitality),
+                "life_stage": str(row.life_stage),
                 "notes": row.notes,
+                "links": list(row.links),
                 "created_at": row.created_at.isoformat(),
                 "photos": [
                     {
@@ -364,7 +366,7 @@ def _photos(session: Session, individual_id: UUID) -> Iterator[AnnotationRow]:
 
 _LINES_OF: Final[dict[str, tuple[str, Callable[[Session], Iterable[Json]]]]] = {
     "catalogue": (
-        "SELECT count(*) FROM individual WHERE merged_into_id IS NULL",
+        "SELECT count(*) FROM individual WHERE merged_into_id IS NULL AND NOT withdrawn",
         _individual_lines,
     ),
     "queries": ("SELECT count(*) FROM query", _query_lines),

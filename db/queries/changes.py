@@ -350,13 +350,17 @@ def _is_as_left(image: Image, row: Json | None) -> bool:
     return all(row[name] == image.after[name] for name in image.after.keys() - _COUNTED)
 
 
-# A later change that still stands. An undo stands in the way unless it only took back a change
-# that is later as well.
-_STANDING = (
-    " FROM change_row r JOIN change c ON c.id = r.change_id"
-    " WHERE c.id > :id AND coalesce(c.undoes_id, 0) <= :id"
-    " AND NOT EXISTS (SELECT FROM change u WHERE u.undoes_id = c.id)"
-)
+# Of a change, its undo, the undo of that and so on, the last one stands in the way if an odd number
+# of them came later: two that are next to each other in such a chain cancel out.
+_STANDING = """
+    FROM change_row r JOIN change c ON c.id = r.change_id
+    WHERE c.id > :id AND NOT EXISTS (SELECT FROM change u WHERE u.undoes_id = c.id)
+    AND (WITH RECURSIVE chain AS (
+            SELECT c.undoes_id AS before
+            UNION ALL SELECT e.undoes_id FROM chain JOIN change e ON e.id = chain.before
+            WHERE e.id > :id)
+        SELECT count(*) % 2 = 1 FROM chain)
+"""
 
 
 def _superseded(session: Session, change_id: int, found: InTheWay) -> Conflict:

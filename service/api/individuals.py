@@ -129,7 +129,7 @@ def create_individual(
         ),
         upload.photos(),
         query_id=fields.query_id,
-        principal=principal.name,
+        actor=principal.actor,
         idempotency_key=idempotency_key,
     )
     if not added.replayed:
@@ -157,7 +157,7 @@ def add_photos(
         individual_id,
         upload.photos(),
         query_id=fields.query_id,
-        principal=principal.name,
+        actor=principal.actor,
         idempotency_key=idempotency_key,
     )
     return _added(added)
