@@ -206,8 +206,12 @@ async def _token_of(request: Request) -> str | None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given is not None or kind not in FORMS:
         return given
-    field = (await request.form()).get(CSRF_FIELD)
-    return field if isinstance(field, str) else None
+    form = await request.form()
+    field = form.get(CSRF_FIELD)
+    if not isinstance(field, str):
+        await form.close()
+        return None
+    return field
 
 
 FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data"})

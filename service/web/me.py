@@ -8,7 +8,7 @@ from urllib.parse import urlencode, urlsplit
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
-from markupsafe import Markup
+from markupsafe import escape
 
 from db.types import Role
 from service.deps import Caller, found_caller, state_of
@@ -75,7 +75,7 @@ def with_token(html: str, caller: Caller | None) -> str:
     """Every form that posts carries the token of the sign-in, without a script too."""
     if caller is None or caller.csrf is None:
         return html
-    field = Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, caller.csrf)
+    field = f'<input type="hidden" name="{CSRF_FIELD}" value="{escape(caller.csrf)}">'
     return _FORM.sub(
         lambda form: form[0] + field if _POSTS.search(form[0]) else form[0],
         html,

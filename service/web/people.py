@@ -204,8 +204,8 @@ def _me_page(
         keys=keys,
         browsers=people.count_sign_ins(session, person.id) if person else 0,
         shown=shown,
-        wrong=wrong or {},
-        typed=typed or {},
+        wrong={"name": None, "password": None, "keys": None} | (wrong or {}),
+        typed={"name": "", "label": ""} | (typed or {}),
         done=request.query_params.get("done", ""),
         shortest=accounts.SHORTEST_PASSWORD,
     )
@@ -383,7 +383,7 @@ def _people_page(
         people=[_person(row, principal.account_id) for row in rows],
         roles=[(role, str(ROLES[role]), str(MAY[role])) for role in Role],
         shown=shown,
-        wrong=wrong or {},
+        wrong={"add": None} | (wrong or {}),
         typed=given | (typed or {}),
         shortest=accounts.SHORTEST_PASSWORD,
     )

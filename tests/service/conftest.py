@@ -15,6 +15,7 @@ from service.app import create_app
 from service.runtime import Resight, open_resight
 from service.settings import Settings
 from tests.conftest import TestServer
+from tests.service.household import cheap_passwords
 from tests.service.small import serving_of
 
 Service = Callable[..., TestClient]
@@ -34,7 +35,7 @@ def serve(settings: Settings) -> Iterator[Service]:
         chosen = settings.model_copy(update=changes)
         resight = open_resight(chosen, serving=serving or serving_of())
         client = TestClient(
-            create_app(chosen, resight=resight),
+            create_app(chosen, resight=resight, passwords=cheap_passwords()),
             base_url="http://127.0.0.1:8000",
             raise_server_exceptions=False,
         )
@@ -65,7 +66,7 @@ def shared_client(
         max_batch_entries=ZipLimits().max_entries,
     )
     resight = open_resight(settings, serving=serving_of())
-    app = create_app(settings, resight=resight)
+    app = create_app(settings, resight=resight, passwords=cheap_passwords())
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
         yield client
     resight.close()
