@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from db.errors import NotFound
+from db.queries import catalogue as rows
+from db.queries import names, queues
+from db.queries.catalogue import CatalogueRow
 from db.queries.changes import Actor
 from db.queries.filters import SearchFilters
+from db.queries.names import ViewRow
 from db.queries.paging import Page
 from db.queries.queues import QueueFilters, Sort
+from db.queries.taxa import find_taxon
 from indexer.desk_answers import (
+    QUEUES,
     Decided,
     Decision,
     DeskCandidate,
@@ -25,6 +31,10 @@ from indexer.desk_answers import (
     ReservedName,
     SavedView,
 )
+from indexer.desk_ask import Asker, Question
+from indexer.desk_decide import Decider, VotePolicy
+from indexer.desk_read import RejectedPairs, queue_item, read_candidate, read_query
+from indexer.filling import Filler
 from indexer.identify import Identifier
 from indexer.media import MediaStore
 from models.preprocess import DecodeLimits
@@ -40,7 +50,7 @@ class DeskPolicy:
     `gate_sample` is the share of the gate's rejections that people are asked to check."""
 
     k: int = 10
-    rejected_pairs: Literal["last", "hide"] = "last"
+    rejected_pairs: RejectedPairs = "last"
     votes_min: int = 2
     votes_share: float = 0.667
     gate_sample: float = 1.0
@@ -59,13 +69,24 @@ class Desk:
         sessions: sessionmaker[Session],
         store: MediaStore,
         identifier: Callable[[], Identifier],
+        filler: Filler,
         policy: DeskPolicy,
     ) -> None:
-        """`identifier` gives what answers now."""
+        """`identifier` gives what answers now; `filler` embeds photos that come to the desk."""
         self._sessions = sessions
-        self._store = store
-        self._identifier = identifier
         self._policy = policy
+        self._asker = Asker(
+            sessions=sessions,
+            store=store,
+            identifier=identifier,
+            filler=filler,
+            limits=policy.limits,
+        )
+        self._decider = Decider(
+            sessions,
+            rejected_pairs=policy.rejected_pairs,
+            votes=VotePolicy(policy.votes_min, policy.votes_share),
+        )
 
     # ------------------------------------------------------------ asking
 
@@ -89,7 +110,15 @@ class Desk:
             Invalid: neither annotations nor an encounter, or an encounter without photos.
             SearchUnavailable, SearchTimeout, Busy: nothing is stored.
         """
-        raise NotImplementedError
+        question = Question(
+            tuple(annotation_ids),
+            encounter_id,
+            k or self._policy.k,
+            filters,
+            fuse,
+            wanted_votes,
+        )
+        return self._asker.ask(question, actor=actor, idempotency_key=idempotency_key)
 
     def ask_of_query(
         self,
@@ -101,7 +130,13 @@ class Desk:
     ) -> UUID:
         """Bring the photos of a stored identification to the desk: they become annotations (the
         whole photo) of an encounter, and that is asked about; the id of the new query."""
-        raise NotImplementedError
+        return self._asker.ask_of_query(
+            query_id,
+            k=self._policy.k,
+            wanted_votes=wanted_votes,
+            actor=actor,
+            key=idempotency_key,
+        )
 
     # ------------------------------------------------------------ reading
 
@@ -111,7 +146,12 @@ class Desk:
         Raises:
             NotFound: `query_unknown`; it is not one of the desk.
         """
-        raise NotImplementedError
+        return read_query(
+            session,
+            query_id,
+            principal=actor.principal,
+            rejected_pairs=self._policy.rejected_pairs,
+        )
 
     def candidate(
         self, session: Session, query_id: UUID, individual_id: UUID, *, limit: int = 60
@@ -121,11 +161,14 @@ class Desk:
         Raises:
             NotFound: there is no such query or individual.
         """
-        raise NotImplementedError
+        return read_candidate(session, query_id, individual_id, limit=limit)
 
     def queues(self, session: Session, *, actor: Actor) -> tuple[QueueCount, ...]:
         """How many queries wait in each queue for this person."""
-        raise NotImplementedError
+        counts = queues.count_queues(
+            session, principal=actor.principal, gate_sample=self._policy.gate_sample
+        )
+        return tuple(QueueCount(name, counts[name]) for name in QUEUES)
 
     def queue(
         self,
@@ -146,7 +189,18 @@ class Desk:
             NotFound: `queue_unknown`; `after` names no query.
             Invalid: `cursor_invalid`.
         """
-        raise NotImplementedError
+        page = queues.list_queue(
+            session,
+            name,
+            filters=filters,
+            sort=sort,
+            limit=limit,
+            cursor=cursor,
+            after=after,
+            principal=actor.principal,
+            gate_sample=self._policy.gate_sample,
+        )
+        return Page(tuple(queue_item(row) for row in page.items), page.next_cursor)
 
     # ------------------------------------------------------------ deciding
 
@@ -164,7 +218,7 @@ class Desk:
                 `idempotency_key_reused`.
             Invalid: the verdict lacks an individual or a reason, or names a photo of another query.
         """
-        raise NotImplementedError
+        return self._decider.decide(decision, actor=actor, idempotency_key=idempotency_key)
 
     def undo(
         self,
@@ -180,7 +234,9 @@ class Desk:
             NotFound: `decision_unknown`.
             Conflict: `decision_undone`; `change_superseded` with `blocking_id`; `query_moved_on`.
         """
-        raise NotImplementedError
+        return self._decider.undo(
+            decision_id, version=version, actor=actor, idempotency_key=idempotency_key
+        )
 
     # ------------------------------------------------------------ names and views
 
@@ -190,9 +246,14 @@ class Desk:
         """The next free name of the catalogue's sequence, kept for this person for 15 minutes.
 
         Raises:
-            NotFound: no such catalogue or taxon.
+            NotFound: no such catalogue.
         """
-        raise NotImplementedError
+        with self._sessions.begin() as session:
+            home = _catalogue(session, catalogue)
+            taxon_id = find_taxon(session, taxon) if taxon else None
+            sequence = names.sequence_of(session, home.id, taxon_id)
+            reserved = names.reserve_next(session, home.id, sequence, actor.principal)
+        return ReservedName(reserved.name, home.name, reserved.until.isoformat())
 
     def release_name(self, name: str, *, catalogue: str | None = None, actor: Actor) -> None:
         """Give a reserved name back.
@@ -200,11 +261,13 @@ class Desk:
         Raises:
             NotFound: this person has not reserved it.
         """
-        raise NotImplementedError
+        with self._sessions.begin() as session:
+            home = _catalogue(session, catalogue)
+            names.release(session, home.id, name, actor.principal)
 
     def views(self, session: Session, *, page: str | None = None, actor: Actor) -> list[SavedView]:
         """This person's saved views, by name."""
-        raise NotImplementedError
+        return [_view(row) for row in names.list_views(session, actor.principal, page)]
 
     def save_view(self, *, page: str, name: str, params: str, actor: Actor) -> SavedView:
         """Keep filters and order under a name; the same name on the same page is replaced.
@@ -212,10 +275,25 @@ class Desk:
         Raises:
             Invalid: the name is blank.
         """
-        raise NotImplementedError
+        with self._sessions.begin() as session:
+            return _view(names.put_view(session, actor.principal, page, name, params))
 
     def drop_view(self, view_id: int, *, actor: Actor) -> None:
         """Raises:
         NotFound: this person has no such view.
         """
-        raise NotImplementedError
+        with self._sessions.begin() as session:
+            names.delete_view(session, actor.principal, view_id)
+
+
+def _catalogue(session: Session, name: str | None) -> CatalogueRow:
+    if name is None:
+        return rows.default_catalogue(session)
+    found = rows.find_catalogue(session, name)
+    if found is None:
+        raise NotFound("catalogue_unknown", f"No catalogue is named {name!r}.", name=name)
+    return found
+
+
+def _view(row: ViewRow) -> SavedView:
+    return SavedView(str(row.id), row.page, row.name, row.params)

@@ -255,7 +255,6 @@ class Decision:
     annotation_ids: tuple[int, ...] = ()
     name: str | None = None
     taxon: str | None = None
-    catalogue: str | None = None
     reason: UnusableReason | None = None
     note: str | None = None
     rank: int | None = None

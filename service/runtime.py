@@ -107,6 +107,7 @@ class Resight:
             sessions=database.sessions,
             store=store,
             identifier=lambda: generations.current.identifier,
+            filler=self.filler,
             policy=desk_policy(settings),
         )
         self.encounters = Encounters(

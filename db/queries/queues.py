@@ -114,12 +114,20 @@ SURVIVOR: Final = """
 """
 """`i` is the individual after merges."""
 
+STILL_NO: Final = f"""
+    r.verdict = 'different' AND NOT r.is_vote AND {NOT_UNDONE} AND NOT EXISTS (
+        SELECT FROM review r2 JOIN individual yes ON yes.id = r2.individual_id
+        WHERE r2.annotation_id = r.annotation_id AND r2.verdict = 'same' AND NOT r2.is_vote
+            AND r2.created_at > r.created_at
+            AND coalesce(yes.merged_into_id, yes.id) = coalesce(gone.merged_into_id, gone.id)
+            AND NOT EXISTS (SELECT FROM review u WHERE u.undoes = r2.decision_id))
+"""
+"""`review r`, of the individual `gone`, is a no that stands: nobody said "same" after it."""
+
 REJECTED: Final = f"""
-    EXISTS (SELECT FROM query_photo p
-        JOIN review r ON r.annotation_id = p.annotation_id AND r.verdict = 'different'
-            AND NOT r.is_vote
+    EXISTS (SELECT FROM query_photo p JOIN review r ON r.annotation_id = p.annotation_id
         JOIN individual gone ON gone.id = r.individual_id
-        WHERE p.query_id = q.id AND coalesce(gone.merged_into_id, gone.id) = i.id AND {NOT_UNDONE})
+        WHERE p.query_id = q.id AND coalesce(gone.merged_into_id, gone.id) = i.id AND {STILL_NO})
 """
 """Somebody said that a photo of query `q` does not show individual `i`, under whatever model."""
 
