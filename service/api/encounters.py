@@ -23,6 +23,7 @@ from indexer.encounter_answers import (
     EncounterMade,
     EncounterView,
 )
+from indexer.encounter_photos import clean
 from service.api.individuals import Cursor, IdempotencyKey, Limit
 from service.deps import Curator, Db, Reviewer, Runtime, Viewer, get_runtime
 from service.encounter_schemas import (
@@ -296,7 +297,7 @@ def set_viewpoint_rule(body: RuleBody, principal: Curator, runtime: Runtime) -> 
         row = rules.set_rule(
             session,
             taxon=body.taxon,
-            body_part=body.body_part,
+            body_part=clean(body.body_part),
             sided=body.sided,
             set_by=principal.name,
         )
