@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -30,7 +30,7 @@ from indexer.media import MediaError, MediaStore, StoreUnavailable
 from indexer.once import Asked, once
 from indexer.ranking import Fuse, MatchHit, SearchRequest
 from indexer.vector_index.protocol import unit_rows
-from indexer.viewpoints import AppliedRule, applied_rules
+from indexer.viewpoints import applied_rules, told_rule
 from indexer.voice import Heard, Voice
 from models.gate import GateDecision
 from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode
@@ -239,7 +239,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
         default_answer=said.default,
         matches=heard.found.matches,
         agreement=said.agreement,
-        receipt=heard.found.receipt,
+        receipt=replace(heard.found.receipt, viewpoint_rule=told_rule([rules[id_] for id_ in ids])),
         novelty=heard.novelty,
         known_photo=None,
         photos=_photo_answers(seen),
@@ -248,7 +248,6 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
         notices=voice.notices + said.notices,
     )
     kept_json = answer.as_json()
-    kept_json["receipt"]["viewpoint_rule"] = _rule([rules[id_] for id_ in ids])
     kept_json |= {
         "fuse": question.fuse,
         "stronger_outside": _stronger_outside(session, voice, request, heard),
@@ -332,22 +331,6 @@ def _photo_answers(seen: _Seen) -> tuple[PhotoAnswer, ...]:
             zip(seen.photos, seen.gates, seen.problems, strict=True)
         )
     )
-
-
-def _rule(rules: Sequence[AppliedRule]) -> dict[str, Any] | None:
-    """The rules as they were applied to the photos, in one; None where every side was compared."""
-    if not any(rule.sided for rule in rules):
-        return None
-    return {
-        "sided": True,
-        "viewpoint": _listed(rule.viewpoint for rule in rules),
-        "body_part": _listed(rule.body_part for rule in rules),
-        "left_out": _listed(rule.left_out for rule in rules),
-    }
-
-
-def _listed(values: Any) -> str | None:
-    return ", ".join(dict.fromkeys(value for value in values if value)) or None
 
 
 def _annotated(session: Session, query_id: UUID, embed: Embed, actor: Actor) -> Json:
