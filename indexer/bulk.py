@@ -80,4 +80,6 @@ def edit_individuals(
         elif changed:
             detail = {"individuals": len(changed), "set": dict(fields)}
             change = journal.close(actor, "edit_many", detail)
-    return ManyEdited(preview, len(changed), len(who) - len(changed), change and change.id)
+    return ManyEdited(
+        preview, len(changed), len(who) - len(changed), None if change is None else change.id
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
 from fastapi import Request
@@ -11,7 +12,7 @@ from fastapi.responses import RedirectResponse, Response
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.errors import NotFound
+from db.errors import DbError, NotFound
 from db.queries import changes, portraits
 from db.queries.changes import ChangeRow
 from db.types import Role
@@ -19,9 +20,10 @@ from service.deps import Principal
 from service.sign_in import local_path
 from service.web.changes_view import ChangeView, change_view
 from service.web.pages import is_fragment
+from service.web.told import told
 
 
-def query(values: dict[str, object]) -> str:
+def query(values: Mapping[str, object]) -> str:
     """The values as the query of an address, what is empty left out."""
     return urlencode({name: value for name, value in values.items() if value not in (None, "")})
 
@@ -30,8 +32,7 @@ def with_query(url: str, **values: object) -> str:
     """The address with these values set, and without those that are empty."""
     parts = urlsplit(url)
     said: dict[str, object] = dict(parse_qsl(parts.query))
-    asked = query(said | values)
-    return f"{parts.path}?{asked}" if asked else parts.path
+    return urlunsplit(("", "", parts.path, query(said | values), parts.fragment))
 
 
 def go_on(request: Request, back: str, change_id: int | None) -> Response:
@@ -61,6 +62,20 @@ def done_change(session: Session, change_id: int | None, principal: Principal) -
     except NotFound:
         return None
     return None if row.undone_by else change_views(session, [row], principal)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class FormProblem:
+    """Why a form was not carried out, told above it while what was typed stays; `url` is the
+    individual that stands in the way."""
+
+    detail: str
+    url: str | None = None
+
+
+def form_problem(error: DbError) -> FormProblem:
+    other = error.values.get("individual_id")
+    return FormProblem(told(error.detail), f"/individuals/{other}" if other else None)
 
 
 def read_ids(values: Sequence[str]) -> list[int]:

@@ -129,6 +129,13 @@ def _rename(told: _Told) -> Markup:
     )
 
 
+def _edit_many(told: _Told) -> Markup:
+    count = int(told.detail.get("individuals", 0))
+    return Markup(
+        ngettext("%(num)d individual was edited", "%(num)d individuals were edited", count)
+    )
+
+
 def _add_name(told: _Told) -> Markup:
     return markup(
         "%(who)s got the name %(name)s", who=told.who("individual"), name=told.text("name")
@@ -225,6 +232,7 @@ SENTENCES: Mapping[str, Callable[[_Told], Markup]] = {
     "add_name": _add_name,
     "remove_name": _remove_name,
     "edit": _edit,
+    "edit_many": _edit_many,
     "merge": _merge,
     "split": _split,
     "reassign": _reassign,
@@ -250,16 +258,23 @@ def _notes(action: str, detail: Json) -> tuple[str, ...]:
                 gettext(
                     "%(field)s: %(before)s → %(after)s",
                     field=str(FIELDS.get(name, name)),
-                    before=_value(name, before),
-                    after=_value(name, after),
+                    before=value_word(name, before),
+                    after=value_word(name, after),
                 )
             )
+    if action == "edit_many":
+        notes += [
+            gettext("%(field)s: %(value)s", field=str(FIELDS[name]), value=value_word(name, value))
+            for name, value in (detail.get("set") or {}).items()
+            if name in FIELDS
+        ]
     if detail.get("rejected"):
         notes.append(gettext("Somebody had said that they are different."))
     return tuple(notes)
 
 
-def _value(name: str, value: Any) -> str:
+def value_word(name: str, value: Any) -> str:
+    """A value of a field as people read it."""
     if value in (None, "", []):
         return gettext("nothing")
     if name in VALUES:

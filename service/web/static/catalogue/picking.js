@@ -16,7 +16,8 @@ function update(form) {
   for (const button of form.querySelectorAll("[data-needs]")) {
     button.disabled = !fits(button.dataset.needs, count);
   }
-  form.querySelector("[data-clear]").hidden = count === 0;
+  const clear = form.querySelector("[data-clear]");
+  if (clear) clear.hidden = count === 0;
 }
 
 /** Everything between the last tick and this one, as in every file manager. */

@@ -1,0 +1,99 @@
+"""The history of changes, and taking one back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import Response
+
+from db.errors import Conflict
+from db.queries import catalogue, changes
+from indexer.identity import Identity
+from service.deps import Curator, Db, Runtime, Viewer
+from service.web.catalogue_common import change_views, done_change, go_on, query
+from service.web.pages import PageRoute, is_fragment, render
+from service.web.told import told
+
+ON_A_PAGE = 40
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@router.get("/changes")
+def history(
+    request: Request,
+    principal: Viewer,
+    session: Db,
+    individual: UUID | None = None,
+    cursor: str | None = None,
+    done: int | None = None,
+) -> Response:
+    """What was said of the catalogue, by whom and when, newest first."""
+    who = None if individual is None else catalogue.get_individual(session, individual)
+    page = changes.list_changes(session, individual_id=individual, limit=ON_A_PAGE, cursor=cursor)
+    asked = query({"individual": individual, "cursor": page.next_cursor})
+    context = {
+        "changes": change_views(session, page.items, principal),
+        "more_url": f"/changes?{asked}" if page.next_cursor else None,
+        "url": "/changes" if individual is None else f"/changes?individual={individual}",
+    }
+    if is_fragment(request):
+        return render(request, "_changes.html", **context)
+    return render(
+        request,
+        "changes.html",
+        here="individuals",
+        who=who,
+        done=done_change(session, done, principal),
+        **context,
+    )
+
+
+@router.post("/changes/{change_id}/undo")
+def undo(
+    request: Request,
+    change_id: int,
+    principal: Curator,
+    runtime: Runtime,
+    back: Annotated[str, Form(max_length=500)] = "/changes",
+) -> Response:
+    """Takes a change back, whole. Where a later one stands in the way, that one is shown."""
+    try:
+        with runtime.sessions.begin() as session:
+            outcome = Identity(session, principal.actor).undo(change_id)
+            if outcome.change_id is not None:
+                runtime.filler.embed_after(session, outcome.change_id)
+    except Conflict as error:
+        return _refused(request, runtime, principal, change_id, error, back)
+    return go_on(request, back, outcome.change_id)
+
+
+def _refused(
+    request: Request,
+    runtime: Runtime,
+    principal: Curator,
+    change_id: int,
+    error: Conflict,
+    back: str,
+) -> Response:
+    """Why it cannot be undone, and what to undo first."""
+    in_the_way = error.values.get("blocking_id") or error.values.get("by")
+    decision = error.values.get("decision_id")
+    with runtime.sessions() as session:
+        asked = [changes.get_change(session, change_id)]
+        if isinstance(in_the_way, int):
+            asked.append(changes.get_change(session, in_the_way))
+        views = change_views(session, asked, principal)
+    return render(
+        request,
+        "change_refused.html",
+        status=409,
+        here="individuals",
+        detail=told(error.detail),
+        wanted=views[0],
+        blocking=views[1] if len(views) > 1 else None,
+        of_review=decision is not None,
+        back_to=back,
+    )
