@@ -37,6 +37,9 @@ from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.catalogue import router as catalogue_pages
+from service.web.catalogue_changes import router as change_pages
+from service.web.catalogue_edit import router as edit_pages
+from service.web.catalogue_identity import router as identity_pages
 from service.web.how_sure import router as how_sure_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
@@ -152,6 +155,9 @@ def create_app(
     app.include_router(sign_in_pages, include_in_schema=False)
     app.include_router(people_pages, include_in_schema=False)
     app.include_router(appearance, include_in_schema=False)
+    app.include_router(change_pages, include_in_schema=False)
+    app.include_router(edit_pages, include_in_schema=False)
+    app.include_router(identity_pages, include_in_schema=False)
     app.include_router(catalogue_pages, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
     app.include_router(reindex_pages, include_in_schema=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request
@@ -34,7 +34,7 @@ def history(
     who = None if individual is None else catalogue.get_individual(session, individual)
     page = changes.list_changes(session, individual_id=individual, limit=ON_A_PAGE, cursor=cursor)
     asked = query({"individual": individual, "cursor": page.next_cursor})
-    context = {
+    context: dict[str, Any] = {
         "changes": change_views(session, page.items, principal),
         "more_url": f"/changes?{asked}" if page.next_cursor else None,
         "url": "/changes" if individual is None else f"/changes?individual={individual}",
