@@ -44,6 +44,7 @@ from service.web.how_sure import router as how_sure_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
 from service.web.reindex import router as reindex_pages
+from service.web.review import router as review_pages
 from service.web.routes import router as pages
 from service.web.sign_in import router as sign_in_pages
 
@@ -150,6 +151,7 @@ def create_app(
         app.include_router(router)
     app.include_router(_documentation(app))
     app.include_router(pages, include_in_schema=False)
+    app.include_router(review_pages, include_in_schema=False)
     # Before the pages of queries, whose addresses it looks like.
     app.include_router(how_sure_pages, include_in_schema=False)
     app.include_router(sign_in_pages, include_in_schema=False)

@@ -14,7 +14,8 @@ from service.web.terms import individuals
 from service.web.view import Json, sentence
 from service.web.words import _, lazy, ngettext
 
-DECIDED = frozenset({"same", "new", "no_match", "not_usable"})
+CLOSED = frozenset({"same", "new", "not_usable"})
+"""Nothing is decided on top of these: they are undone first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class VerdictLine:
     text: str
     about: str
     note: str | None
+    vote: bool
     undone: bool
     may_undo: bool
 
@@ -92,7 +94,6 @@ VERDICTS = {
     "none": lazy("None of these"),
     "not_usable": lazy("Not usable"),
     "usable": lazy("An animal is to be seen"),
-    "undo": lazy("Taken back"),
 }
 REASONS = {
     "blurred": lazy("Not usable: too blurred"),
@@ -115,25 +116,27 @@ def verdict_text(review: Json) -> str:
 
 def banner(query: Json) -> str | None:
     """What was decided, where it was."""
-    if query.get("state") not in DECIDED:
+    if query["state"] in ("open", "second"):
         return None
     last = _settled(query)
     return decided_text(last) if last is not None else state_word(query["state"])
 
 
+def last_word(query: Json) -> str:
+    """The newest decision that stands, whatever became of the query."""
+    newest = next((one for one in reversed(query["reviews"]) if not one["undone"]), None)
+    return decided_text(newest) if newest is not None else ""
+
+
 def settled_by(query: Json) -> str | None:
     """The decision that stands, by its id."""
-    last = _settled(query) if query.get("state") in DECIDED else None
+    last = _settled(query) if query["state"] not in ("open", "second") else None
     return str(last["decision_id"]) if last is not None else None
 
 
 def _settled(query: Json) -> Json | None:
-    standing = (
-        one
-        for one in query["reviews"]
-        if not one["undone"] and one["verdict"] not in ("undo", "different")
-    )
-    return next(standing, None)
+    settling = (one for one in reversed(query["reviews"]) if one["verdict"] != "different")
+    return next((one for one in settling if not one["undone"] and not one["vote"]), None)
 
 
 def decided_text(review: Json) -> str:
@@ -154,8 +157,9 @@ def verdict_line(review: Json, may_decide: bool) -> VerdictLine:
         text=verdict_text(review),
         about=_("%(name)s, %(when)s", name=review["reviewer"], when=figures.moment(review["at"])),
         note=review.get("note"),
+        vote=bool(review["vote"]),
         undone=undone,
-        may_undo=may_decide and not undone and review["verdict"] != "undo",
+        may_undo=may_decide and not undone,
     )
 
 

@@ -106,6 +106,13 @@ class CandidatePanel:
     said: str
 
     @property
+    def pairs(self) -> list[dict[str, str | None]]:
+        """For each photo of the query its best score and pair, as the script puts them there."""
+        return [
+            {"score": score_text(photo.score), "match": photo.match_id} for photo in self.evidence
+        ]
+
+    @property
     def shown(self) -> CandidatePhoto | None:
         """The photo to look at first: that of the best pair."""
         chosen = next((photo for photo in self.photos if photo.chosen), None)
@@ -131,6 +138,7 @@ class ReviewItem:
     empty: str
     banner: str | None
     undoable: str | None
+    last: str
     blind: str | None
     may_decide: bool
     gate_rejected: bool
@@ -165,7 +173,7 @@ def present_item(
         id=str(query["id"]),
         version=int(query["version"]),
         state=str(query.get("state") or ""),
-        decided=query.get("state") in review_told.DECIDED,
+        decided=query["state"] in review_told.CLOSED,
         title=title,
         title_tail=photos_text(len(photos)),
         about=review_told.about(query),
@@ -177,16 +185,17 @@ def present_item(
         empty=review_told.why_empty(query),
         banner=None if blind else review_told.banner(query),
         undoable=review_told.settled_by(query) if may_decide and not blind else None,
+        last="" if blind else review_told.last_word(query),
         blind=review_told.blind_note(query) if blind else None,
         may_decide=may_decide,
-        gate_rejected=query["gate"]["state"] == "rejected",
+        gate_rejected=query["gate"]["state"] == "rejected" and not candidates,
         facts=review_told.facts(query),
         stronger=review_told.stronger(query),
         searched=review_told.searched(query),
         receipt=review_told.receipt_pairs(query),
         verdicts=()
         if blind
-        else tuple(review_told.verdict_line(one, may_decide) for one in query["reviews"]),
+        else tuple(review_told.verdict_line(one, may_decide) for one in reversed(query["reviews"])),
         taxon=_likely_taxon(match),
         said=_said(title, shown),
     )

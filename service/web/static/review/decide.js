@@ -6,10 +6,23 @@ const KEPT = "resight-decisions";
 const KEPT_AT_MOST = 100;
 const AGAIN_MS = 900;
 
+/** What people read for a code; anything else is told as the service says it. */
+const REFUSALS = {
+  individual_name_taken: () => word("Another individual of this catalogue has this name already."),
+  name_reserved: () => word("Somebody else is about to give this name; choose another one."),
+  query_moved_on: () => word("Somebody has decided about this meanwhile."),
+  query_decided: () => word("This is decided already; take that decision back first."),
+  vote_given: () => word("You have voted here already."),
+  pair_rejected: () => word("Somebody has said before that these are different animals."),
+  annotation_named: () => word("A photo of it shows another individual already."),
+  change_superseded: () => word("A later change stands in the way; undo that one first."),
+  name_blank: () => word("A name cannot be blank."),
+};
+
 /** A refusal of the service, or none at all (`status` 0). */
 export class Refusal extends Error {
   constructor(status, problem) {
-    super(problem.detail ?? word("The service did not answer."));
+    super(REFUSALS[problem.code]?.() ?? problem.detail ?? word("The service did not answer."));
     this.status = status;
     this.code = problem.code ?? "";
     this.problem = problem;

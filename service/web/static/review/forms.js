@@ -64,7 +64,7 @@ export class Comment {
 }
 
 /** Closing by a button or a click beside the sheet. */
-function enableClosing(sheet) {
+export function enableClosing(sheet) {
   sheet.addEventListener("click", (event) => {
     if (event.target === sheet || event.target.closest("[data-close]")) sheet.close();
   });
@@ -176,7 +176,7 @@ export function askReason(choose) {
   enableClosing(sheet);
   const pick = (button) => {
     sheet.close();
-    choose(button.dataset.reason, button.textContent.trim());
+    choose(button.dataset.reason, button.querySelector("span").textContent);
   };
   sheet.addEventListener("click", (event) => {
     const button = event.target.closest("[data-reason]");
@@ -235,7 +235,5 @@ export function enableKeysSheet() {
   return () => sheet.showModal();
 }
 
-for (const name of ["sure"]) {
-  const sheet = dialog(name);
-  if (sheet) enableClosing(sheet);
-}
+const sure = dialog("sure");
+if (sure) enableClosing(sure);

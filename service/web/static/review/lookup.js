@@ -1,34 +1,31 @@
 // Owns looking an individual up by name, to compare with one that the search did not suggest.
 
 import { word } from "../words.js";
+import { enableClosing } from "./forms.js";
 
 const PAUSE_MS = 180;
-const SHOWN = 6;
+const SHOWN = 8;
 
-/** The field in the list of candidates, on whatever item is on the page; `choose` gets {id, name}. */
-export function enableLookup(place, choose) {
+/** The dialog; `choose` gets an individual's id. Answers what opens it. */
+export function enableLookup(choose) {
+  const sheet = document.querySelector('[data-dialog="lookup"]');
+  if (!sheet) return () => {};
+  const input = sheet.querySelector("input");
+  const found = sheet.querySelector(".lookup-found");
   let asked = 0;
   let timer = 0;
+  enableClosing(sheet);
 
-  const partsOf = (form) => ({
-    input: form.querySelector("input"),
-    found: form.querySelector(".lookup-found"),
-  });
-
-  async function look(form) {
-    const { input, found } = partsOf(form);
+  async function look() {
     const text = input.value.trim();
     const turn = ++asked;
-    if (!text) {
-      found.hidden = true;
-      return;
-    }
+    found.hidden = !text;
+    if (!text) return;
     const url = `/v1/individuals?limit=${SHOWN}&text=${encodeURIComponent(text)}`;
     const response = await fetch(url).catch(() => null);
     if (turn !== asked || !response?.ok) return;
     const { items } = await response.json();
     found.replaceChildren(...(items.length ? items.map(line) : [nobody()]));
-    found.hidden = false;
   }
 
   function line(item) {
@@ -49,46 +46,37 @@ export function enableLookup(place, choose) {
     return row;
   }
 
-  function take(form, button) {
-    const { input, found } = partsOf(form);
-    asked += 1;
-    input.value = "";
-    found.hidden = true;
-    input.blur();
-    choose({ id: button.dataset.found, name: button.textContent });
+  function take(button) {
+    sheet.close();
+    choose(button.dataset.found);
   }
 
-  place.addEventListener("input", (event) => {
-    const form = event.target.closest("[data-lookup]");
-    if (!form) return;
+  input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(look, PAUSE_MS, form);
+    timer = setTimeout(look, PAUSE_MS);
   });
-  place.addEventListener("submit", async (event) => {
-    const form = event.target.closest("[data-lookup]");
-    if (!form) return;
+  sheet.querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
     clearTimeout(timer);
-    await look(form);
-    const first = form.querySelector("[data-found]");
-    if (first) take(form, first);
+    await look();
+    const first = found.querySelector("[data-found]");
+    if (first) take(first);
   });
-  place.addEventListener("click", (event) => {
+  found.addEventListener("click", (event) => {
     const button = event.target.closest("[data-found]");
-    if (button) take(button.closest("[data-lookup]"), button);
+    if (button) take(button);
   });
-  place.addEventListener("keydown", (event) => {
-    const form = event.target.closest("[data-lookup]");
-    if (!form) return;
-    const stops = [form.querySelector("input"), ...form.querySelectorAll("[data-found]")];
-    const here = stops.indexOf(event.target);
-    if (event.key === "Escape") {
-      partsOf(form).found.hidden = true;
-      stops[0].value = "";
-      stops[0].blur();
-    } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-      stops[here + (event.key === "ArrowDown" ? 1 : -1)]?.focus();
-    } else return;
+  sheet.addEventListener("keydown", (event) => {
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!by) return;
     event.preventDefault();
+    const stops = [input, ...found.querySelectorAll("[data-found]")];
+    stops[stops.indexOf(event.target) + by]?.focus();
   });
+  return () => {
+    input.value = "";
+    found.hidden = true;
+    sheet.showModal();
+    input.focus();
+  };
 }

@@ -79,9 +79,18 @@ async function show(id, { past = "push", candidate = null } = {}) {
   if (performance.now() - entry.at > STALE_MS) refresh(id);
 }
 
+/** The photos fill what the window has left below everything above them. */
+function fit() {
+  const stage = place.querySelector(".stage");
+  if (!stage) return;
+  const above = stage.getBoundingClientRect().top + scrollY;
+  bench.style.setProperty("--above", `${Math.round(above)}px`);
+}
+
 /** Everything around the item that depends on it. */
 function settle() {
   const { item } = pair;
+  fit();
   shownAt = performance.now();
   decider.saw(item.dataset.item, Number(item.dataset.version));
   comment.of(pair.id);
@@ -95,11 +104,10 @@ function settle() {
 
 function drawButtons() {
   const { item } = pair;
-  for (const button of bench.querySelectorAll('[data-act="same"], [data-act="different"]')) {
-    button.disabled = !item || !pair.candidate.id;
+  for (const name of Object.keys(DECISIONS)) {
+    const button = bench.querySelector(`[data-decide] [data-act="${name}"]`);
+    if (button) button.disabled = !allowed(name);
   }
-  const none = bench.querySelector('[data-act="none"]');
-  if (none) none.disabled = !item || pair.cards.length === 0;
   const usable = bench.querySelector('[data-act="usable"]');
   if (usable) usable.hidden = item?.dataset.gate !== "rejected";
   for (const button of bench.querySelectorAll('[data-decide] [data-act="undo"]')) {
@@ -244,10 +252,10 @@ async function refused(refusal, { id, body, text, typed }) {
     return;
   }
   const entry = await shelf.again(id).catch(() => null);
-  const now = entry?.element.querySelector("[data-banner] span")?.textContent;
+  const now = entry?.element.dataset.last;
   if (["query_moved_on", "query_decided", "vote_given"].includes(refusal.code)) {
     const kept = typed ? ` ${word("Your comment is kept.")}` : "";
-    notice(word("Somebody was faster."), `${now ?? refusal.message}${kept}`, [look]);
+    notice(word("Somebody was faster."), `${now || refusal.message}${kept}`, [look]);
   } else {
     notice(word("Not saved:"), refusal.message, [look]);
   }
@@ -256,7 +264,6 @@ async function refused(refusal, { id, body, text, typed }) {
 
 async function saySame() {
   const { candidate, item } = pair;
-  if (!candidate.id) return;
   const more = {};
   if (candidate.rejected) {
     const sure = await ask(
@@ -272,9 +279,9 @@ async function saySame() {
 
 function sayDifferent() {
   const { candidate } = pair;
-  if (!candidate.id || candidate.rejected) return;
   decide(bodyOf("different"), word("Not %(name)s", candidate)).candidate = candidate.id;
   pair.mark(candidate.id, true);
+  drawButtons();
   const next = pair.near(1, { open: true });
   if (next) pair.showCandidate(next.dataset.candidate, next.dataset.fragment);
   else say(word("That was the last candidate: none of these (M), or a new individual (N)."));
@@ -353,6 +360,9 @@ async function askWider() {
 // ---------------------------------------------------------------------------------- keys and buttons
 
 const openKeys = enableKeysSheet();
+const openLookup = enableLookup((id) =>
+  pair.showCandidate(id, `/review/${pair.id}/candidates/${id}?${bench.dataset.query}`),
+);
 
 function toggleAdjust(which) {
   const box = pair.item.querySelector(`[data-adjust="${which}"]`);
@@ -380,15 +390,9 @@ const DECISIONS = {
       candidates: pair.cards.length,
     });
   },
-  none: () => {
-    if (pair.cards.length > 0) leave(bodyOf("none"), word("None of these"));
-  },
+  none: () => leave(bodyOf("none"), word("None of these")),
   "not-usable": () => openReason(),
-  usable: () => {
-    if (pair.item.dataset.gate === "rejected") {
-      leave(bodyOf("usable"), word("An animal is to be seen"));
-    }
-  },
+  usable: () => leave(bodyOf("usable"), word("An animal is to be seen")),
 };
 const LOOKS = {
   "next-candidate": () => pair.step(1),
@@ -421,7 +425,7 @@ const LOOKS = {
     bench.querySelector(".over-mix").hidden = !lens.over;
     say(lens.over ? word("One photo lies over the other.") : word("Side by side."));
   },
-  lookup: () => pair.item.querySelector("[data-lookup] input")?.focus(),
+  lookup: () => openLookup(),
   wider: askWider,
 };
 const WAYS = {
@@ -439,9 +443,26 @@ const WAYS = {
   },
 };
 
+/** Whether a verdict makes sense on what is shown. What is decided has to be taken back first. */
+function allowed(name) {
+  const { item } = pair;
+  if (!mayDecide || !item) return false;
+  if (name === "comment") return true;
+  if (item.dataset.decided) return false;
+  if (name === "same") return Boolean(pair.candidate.id);
+  if (name === "different") return Boolean(pair.candidate.id) && !pair.candidate.rejected;
+  if (name === "none") return pair.cards.length > 0;
+  if (name === "usable") return item.dataset.gate === "rejected";
+  return true;
+}
+
 function act(name, event) {
   if (name in DECISIONS || name === "comment") {
-    if (!mayDecide || !pair.item || performance.now() - shownAt < SEEN_MS) return false;
+    if (performance.now() - shownAt < SEEN_MS) return false;
+    if (!allowed(name)) {
+      if (pair.item?.dataset.decided) say(word("This is decided already; take that decision back first."));
+      return false;
+    }
     if (name === "comment") comment.toggle();
     else DECISIONS[name]();
     return true;
@@ -459,15 +480,12 @@ function act(name, event) {
 
 enableKeys(act);
 enableLens(place, lens);
-enableLookup(place, (found) =>
-  pair.showCandidate(found.id, `/review/${pair.id}/candidates/${found.id}?${bench.dataset.query}`),
-);
 const keySwitch = document.querySelector("[data-key-switch]");
 if (keySwitch) enableKeySwitch(keySwitch);
 
 document.addEventListener("click", (event) => {
   const control = event.target.closest("[data-act], [data-undo], [data-photo], .rail-card");
-  if (!control || (!bench.contains(control) && !control.closest(".toast"))) return;
+  if (!control || !bench.contains(control)) return;
   if (event.metaKey || event.ctrlKey || event.shiftKey) return;
   if (control.dataset.act) act(control.dataset.act, event);
   else if (control.dataset.undo) undoDecision(control.dataset.undo);
@@ -494,6 +512,7 @@ addEventListener("popstate", (event) => {
   else location.reload();
 });
 
+addEventListener("resize", fit);
 history.replaceState({ id: pair.id, candidate: new URLSearchParams(location.search).get("candidate") }, "");
 settle();
 bench.dataset.shown = pair.id;
