@@ -17,6 +17,7 @@ from service.accounts import Passwords
 from service.api import (
     calibration,
     compat,
+    desk,
     encounters,
     identify,
     individuals,
@@ -62,6 +63,7 @@ API_ROUTERS = (
     search.router,
     individuals.router,
     encounters.router,
+    desk.router,
     media.router,
     jobs.router,
     reindex.router,

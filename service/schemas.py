@@ -251,6 +251,13 @@ class ProblemOut(BaseModel):
     request_id: str
     job: str | None = Field(None, description="The job that is in the way, where one is.")
     run: str | None = Field(None, description="The re-index run that is in the way.")
+    present: dict[str, Any] | None = Field(
+        None, description="409: what is so now: state, version, who decided what when."
+    )
+    blocking_id: str | int | None = Field(
+        None, description="409: the later change or decision that has to be undone first."
+    )
+    decision_id: str | None = Field(None, description="409: the decision that stands.")
 
 
 class Health(BaseModel):

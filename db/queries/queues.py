@@ -80,6 +80,13 @@ _MY_VOTE: Final = (
     f" AND r.verdict NOT IN ('different', 'undo') AND {NOT_UNDONE})"
 )
 
+_ASKED_AGAIN: Final = """(q.state NOT IN ('same', 'new', 'not_usable') AND NOT EXISTS (
+    SELECT FROM query_photo mine WHERE mine.query_id = q.id AND NOT EXISTS (
+        SELECT FROM query_photo theirs JOIN query later ON later.id = theirs.query_id
+        WHERE theirs.annotation_id = mine.annotation_id AND later.state IS NOT NULL
+            AND later.created_at > q.created_at)))"""
+"""Undecided, and later questions ask about all of its photos: one of the two is enough."""
+
 _QUEUES: Final = {
     "to_review": f"q.state = 'open' AND NOT {WITHHELD}",
     "unsure": "q.state = 'unsure'",
@@ -175,7 +182,7 @@ def count_queues(session: Session, *, principal: str, gate_sample: float = 1.0) 
         f"count(*) FILTER (WHERE {condition}) AS {name}" for name, condition in _QUEUES.items()
     )
     row = session.execute(
-        text(f"SELECT {counts} FROM query q WHERE q.state IS NOT NULL"),
+        text(f"SELECT {counts} FROM query q WHERE q.state IS NOT NULL AND NOT {_ASKED_AGAIN}"),
         {"me": principal, "sample": gate_sample},
     )
     return dict(row.mappings().one())
@@ -210,7 +217,7 @@ def list_queue(
     start = _start(session, kind, cursor, after)
     filters = filters or QueueFilters()
     given = [field for field in _CONDITIONS if getattr(filters, field) not in (None, ())]
-    conditions = [_QUEUES[name], *(_CONDITIONS[field] for field in given)]
+    conditions = [_QUEUES[name], f"NOT {_ASKED_AGAIN}", *(_CONDITIONS[field] for field in given)]
     if start is not None:
         conditions.append(follows)
     parameters = {**_parameters(session, filters), **(start or {})}

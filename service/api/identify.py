@@ -1,18 +1,16 @@
-"""`POST /v1/identify`, and the stored queries."""
+"""`POST /v1/identify`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
-from db.queries import records
 from db.types import QueryKind
 from indexer.answers import IdentifyAnswer
 from indexer.identify import IdentifyOptions
-from service.deps import Db, Reviewer, State, Viewer, get_runtime
+from service.deps import Reviewer, State, get_runtime
 from service.errors import FieldError, Problem
 from service.observe import identify_observed
 from service.schemas import IdentifyFields
@@ -65,10 +63,3 @@ def identify(principal: Reviewer, upload: PhotosUpload, state: State) -> JSONRes
     )
     answer = identify_observed(state, upload.photos(), options, principal.name, QueryKind.IDENTIFY)
     return JSONResponse(answer.as_json())
-
-
-@router.get("/v1/queries/{query_id}", response_model=IdentifyAnswer, summary="A stored answer")
-def read_query(query_id: UUID, _: Viewer, session: Db) -> JSONResponse:
-    """The answer as it was given."""
-    stored: dict[str, Any] = records.get_query(session, query_id).answer
-    return JSONResponse(stored)
