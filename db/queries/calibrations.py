@@ -105,8 +105,10 @@ def newest(session: Session, model_id: int) -> CalibrationRow | None:
 
 # The newest verdict on an annotation and an individual counts, and only if it was made in this
 # space. Votes are opinions, not decisions. What the catalogue says otherwise by now was corrected
-# outside the review, so the verdict is no longer anybody's word.
-_JUDGED = """
+# outside the review, so the verdict is no longer anybody's word. Means over photos are on another
+# scale than the best of all.
+_FUSED_BY_MAX = "coalesce(q.answer ->> 'fuse', 'max') = 'max'"
+_JUDGED = f"""
     WITH said AS (
         SELECT DISTINCT ON (r.annotation_id, coalesce(i.merged_into_id, i.id))
             r.query_id, r.verdict, r.score, r.fingerprint, r.created_at,
@@ -124,7 +126,7 @@ _JUDGED = """
             coalesce(q.encounter_id, s.query_id) AS encounter, s.query_id, s.individual_id,
             s.score, s.verdict = 'same' AS same
         FROM said s JOIN query q ON q.id = s.query_id
-        WHERE s.score IS NOT NULL AND s.fingerprint = :fingerprint
+        WHERE s.score IS NOT NULL AND s.fingerprint = :fingerprint AND {_FUSED_BY_MAX}
             AND (s.individual_now IS NULL
                 OR (s.verdict = 'same') = (s.individual_now = s.individual_id))
         ORDER BY coalesce(q.encounter_id, s.query_id), s.individual_id, s.created_at DESC
@@ -144,12 +146,13 @@ _JUDGED = """
     ORDER BY 1, 2
 """
 
-_DECIDED = """
-    SELECT DISTINCT ON (coalesce(encounter_id, id))
-        coalesce(encounter_id, id)::text AS encounter, best_score, state = 'new' AS new
-    FROM query
-    WHERE state IN ('same', 'new') AND model_id = :model AND best_score IS NOT NULL
-    ORDER BY coalesce(encounter_id, id), created_at DESC, id
+_DECIDED = f"""
+    SELECT DISTINCT ON (coalesce(q.encounter_id, q.id))
+        coalesce(q.encounter_id, q.id)::text AS encounter, q.best_score, q.state = 'new' AS new
+    FROM query q
+    WHERE q.state IN ('same', 'new') AND q.model_id = :model AND q.best_score IS NOT NULL
+        AND {_FUSED_BY_MAX}
+    ORDER BY coalesce(q.encounter_id, q.id), q.created_at DESC, q.id
 """
 
 

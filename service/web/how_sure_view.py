@@ -17,7 +17,7 @@ from service.web.figures import moment, number, percent
 from service.web.words import gettext, lazy, ngettext
 
 PLOT = 260
-LEFT, TOP = 46, 10
+LEFT, TOP = 60, 10
 """Side of the square plot and where it begins, in the drawing's own units."""
 
 METHODS = {

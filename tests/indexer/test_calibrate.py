@@ -298,6 +298,18 @@ def test_votes_and_verdicts_without_a_score_do_not_count(
     assert calibrations.judged_pairs(session, space.fingerprint) == []
 
 
+def test_means_over_photos_are_on_a_scale_of_their_own(
+    session: Session, desk: Desk, space: SpaceRow
+) -> None:
+    by_mean = desk.query("same", 0.6)
+    desk.says("same", desk.individual("ada"), 0.6, query=by_mean)
+    session.execute(
+        text('UPDATE query SET answer = \'{"fuse": "mean_top"}\' WHERE id = :id'), {"id": by_mean}
+    )
+    assert calibrations.judged_pairs(session, space.fingerprint) == []
+    assert calibrations.decided_queries(session, space.id) == []
+
+
 def test_other_spaces_do_not_mix(session: Session, desk: Desk, space: SpaceRow) -> None:
     """Promise 47: thresholds belong to one model digest."""
     other = spaces.make_space(session, 8, "b" * 64)
