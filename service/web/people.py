@@ -200,7 +200,7 @@ def _me_page(
         given_name="" if caller.nameless else (account.name if account else principal.name),
         role_word=str(ROLES[principal.role]),
         may_word=str(MAY[principal.role]),
-        roles=[(role, str(ROLES[role])) for role in Role if principal.may(role)],
+        roles=[one for one in _roles() if principal.may(one[0])],
         keys=keys,
         browsers=people.count_sign_ins(session, person.id) if person else 0,
         shown=shown,
@@ -381,12 +381,17 @@ def _people_page(
         here="people",
         first=first,
         people=[_person(row, principal.account_id) for row in rows],
-        roles=[(role, str(ROLES[role]), str(MAY[role])) for role in Role],
+        roles=_roles(),
         shown=shown,
         wrong={"add": None} | (wrong or {}),
         typed=given | (typed or {}),
         shortest=accounts.SHORTEST_PASSWORD,
     )
+
+
+def _roles() -> list[tuple[Role, str, str]]:
+    """Each role, its word, and what it may do beside what those before it may."""
+    return [(role, str(ROLES[role]), str(MAY[role])) for role in Role]
 
 
 def _person(row: AccountRow, me: int | None) -> PersonView:
