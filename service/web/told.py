@@ -8,7 +8,6 @@ not among `FORMS` is shown as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 
 from service.web.figures import number, percent
@@ -17,26 +16,27 @@ from service.web.words import ENGLISH, gettext, language
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 _FIGURE = re.compile(r"[-−]?\d{1,3}(?:,\d{3})*(?:\.(\d+))?(%)?")
+_SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _BEGINNING = 12
 """Characters by which forms are told apart before their patterns are tried."""
 
 
 def told(detail: str) -> str:
-    """The sentence in the reader's language where its form is known."""
-    if language() == ENGLISH:
+    """The sentence in the reader's language where its form is known; of several, each by itself."""
+    if language() == ENGLISH or not detail:
         return detail
-    for pattern, form in _candidates(detail):
-        found = pattern.fullmatch(detail)
-        if found:
-            values = {name: _figure(value) for name, value in found.groupdict().items()}
-            return gettext(form) % values
-    return detail
+    whole = _worded(detail)
+    if whole is not None:
+        return whole
+    return " ".join(_worded(one) or one for one in _SENTENCE_END.split(detail))
 
 
-def _candidates(detail: str) -> Iterator[tuple[re.Pattern[str], str]]:
+def _worded(detail: str) -> str | None:
     for begins, pattern, form in _patterns():
-        if detail.startswith(begins):
-            yield pattern, form
+        found = pattern.fullmatch(detail) if detail.startswith(begins) else None
+        if found:
+            return gettext(form) % {name: _value(one) for name, one in found.groupdict().items()}
+    return None
 
 
 @lru_cache(maxsize=1)
@@ -54,11 +54,11 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str], str], ...]:
     return tuple(made)
 
 
-def _figure(value: str) -> str:
-    """A number as the reader's language writes it; anything else as it is."""
+def _value(value: str) -> str:
+    """A number as the reader's language writes it, a form that is known anew, the rest as it is."""
     found = _FIGURE.fullmatch(value)
     if not found:
-        return value
+        return _worded(value) or value
     digits = len(found[1] or "")
     plain = float(value.replace(",", "").replace("−", "-").rstrip("%"))
     return percent(plain / 100, digits) if found[2] else number(plain, digits)

@@ -267,4 +267,37 @@ FORMS = (
         "A request with the Idempotency-Key %(key)s was just answered; send it again to get "
         "that answer."
     ),
+    # What a best score means.
+    lazy(
+        "The best score is %(best)s; of %(count)s true matches of this catalogue, %(share)s "
+        "scored as low as that."
+    ),
+    lazy(
+        "The best score is %(best)s; only %(count)s true matches are known to compare it "
+        "with, %(needed)s are needed."
+    ),
+    lazy("It is where true matches are."),
+    lazy("Look closely: it is at the lower end of true matches."),
+    lazy("Probably an individual that is not in the catalogue."),
+    # Words that stand in such sentences.
+    lazy("none"),
+    lazy("not installed"),
+    lazy("queued"),
+    lazy("running"),
+    lazy("paused"),
+    lazy("cancelling"),
+    lazy("cancelled"),
+    lazy("failed"),
+    lazy("done"),
+    lazy("ready"),
+    lazy("active"),
+    lazy("embedding"),
+    lazy("building"),
+    lazy("verifying"),
+    lazy("requested"),
+    lazy("retired"),
+    lazy("viewer"),
+    lazy("reviewer"),
+    lazy("curator"),
+    lazy("admin"),
 )
