@@ -192,16 +192,7 @@ class Encounters:
         """Raises:
         NotFound: no such encounter.
         """
-        encounter = rows.get_encounter(session, encounter_id)
-        return EncounterView(
-            encounter=encounter_out(encounter),
-            photos=tuple(annotation_out(row) for row in rows.shown_of(session, encounter_id)),
-            individuals=tuple(seen_out(row) for row in rows.seen_together(session, [encounter_id])),
-            queries=tuple(
-                AskedQuery(str(row.id), row.state, row.created_at.isoformat())
-                for row in rows.queries_of(session, encounter_id)
-            ),
-        )
+        return read_encounter(session, encounter_id)
 
     def browse(
         self,
@@ -217,20 +208,9 @@ class Encounters:
         Raises:
             Invalid: `cursor_invalid`.
         """
-        page = rows.list_encounters(
+        return browse_encounters(
             session, filters, newest_first=newest_first, limit=limit, cursor=cursor
         )
-        items = tuple(
-            EncounterItem(
-                encounter=encounter_out(item.encounter),
-                photo_count=item.photo_count,
-                unnamed=item.unnamed,
-                covers=tuple(Cover(str(a), str(m)) for a, m in item.covers),
-                individuals=tuple(seen_out(row) for row in item.individuals),
-            )
-            for item in page.items
-        )
-        return Page(items, page.next_cursor)
 
     def read_annotation(self, session: Session, annotation_id: int) -> AnnotationOut:
         """Raises:
@@ -481,6 +461,45 @@ class Encounters:
             detail = f"The photos are stored, but nobody was asked who it is: {why}"
             return None, (Notice("not_asked", detail),)
         return str(query_id), ()
+
+
+def read_encounter(session: Session, encounter_id: UUID) -> EncounterView:
+    """As `Encounters.read`."""
+    encounter = rows.get_encounter(session, encounter_id)
+    return EncounterView(
+        encounter=encounter_out(encounter),
+        photos=tuple(annotation_out(row) for row in rows.shown_of(session, encounter_id)),
+        individuals=tuple(seen_out(row) for row in rows.seen_together(session, [encounter_id])),
+        queries=tuple(
+            AskedQuery(str(row.id), row.state, row.created_at.isoformat())
+            for row in rows.queries_of(session, encounter_id)
+        ),
+    )
+
+
+def browse_encounters(
+    session: Session,
+    filters: EncounterFilters | None = None,
+    *,
+    newest_first: bool = True,
+    limit: int = 50,
+    cursor: str | None = None,
+) -> Page[EncounterItem]:
+    """As `Encounters.browse`."""
+    page = rows.list_encounters(
+        session, filters, newest_first=newest_first, limit=limit, cursor=cursor
+    )
+    items = tuple(
+        EncounterItem(
+            encounter=encounter_out(item.encounter),
+            photo_count=item.photo_count,
+            unnamed=item.unnamed,
+            covers=tuple(Cover(str(a), str(m)) for a, m in item.covers),
+            individuals=tuple(seen_out(row) for row in item.individuals),
+        )
+        for item in page.items
+    )
+    return Page(items, page.next_cursor)
 
 
 def _asked(

@@ -9,6 +9,7 @@ from service.cli import (
     bundles,
     calibration,
     catalogue,
+    encounters,
     head,
     jobs,
     operate,
@@ -35,6 +36,7 @@ app.command("batch")(answers.batch)
 app.command("verify")(answers.verify)
 app.command("import")(catalogue.import_photos)
 app.add_typer(catalogue.individuals, name="individuals")
+app.add_typer(encounters.encounters, name="encounters")
 app.add_typer(bundles.models, name="models")
 app.add_typer(bundles.gate, name="gate")
 bundles.models.command("spaces")(reindex.list_spaces)
