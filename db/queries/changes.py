@@ -335,7 +335,8 @@ def _alike(images: Sequence[Image]) -> Iterator[list[Image]]:
 
 
 def _kind(image: Image) -> object:
-    if image.before is None or image.after is None:
+    # Names go one by one: in one statement, two that swap places would be refused half-way.
+    if image.before is None or image.after is None or image.entity == "individual_name":
         return image
     return image.entity, frozenset(image.after)
 

@@ -344,3 +344,121 @@ def rejected_pairs(session: Session) -> set[tuple[UUID, UUID]]:
         )
     )
     return {(row[0], row[1]) for row in rows}
+
+
+# ---------------------------------------------------------------- what suggestions are made of
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """Whom an annotation shows now, merges followed, and on which photo."""
+
+    annotation_id: int
+    media_id: int
+    individual_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What changes when suggestions may be others."""
+
+    model_id: int
+    vectors: int
+    last_change: int
+    verdicts: int
+
+
+def pulse(session: Session, model_id: int) -> Pulse:
+    """Read it before what is computed from it."""
+    row = session.execute(
+        text(
+            "SELECT (SELECT count(*) FROM embedding WHERE model_id = :model),"
+            " (SELECT coalesce(max(id), 0) FROM change),"
+            " (SELECT count(*) FROM review WHERE verdict IN ('different', 'undo'))"
+        ),
+        {"model": model_id},
+    ).one()
+    return Pulse(model_id, *row)
+
+
+def matchable_annotations(session: Session, individual_id: UUID | None = None) -> list[ShownRow]:
+    """Annotations that a search may answer with, of one individual or all; by individual, then
+    ascending."""
+    own = "AND coalesce(i.merged_into_id, i.id) = :individual" if individual_id else ""
+    rows = session.execute(
+        text(
+            "SELECT a.id, a.media_id, coalesce(i.merged_into_id, i.id) AS individual_id"
+            " FROM annotation a JOIN individual i ON i.id = a.individual_id"
+            f" WHERE a.matchable {own} ORDER BY 3, 1"
+        ),
+        {"individual": individual_id},
+    )
+    return [ShownRow(*row) for row in rows]
+
+
+def shown_now(session: Session, annotation_ids: Sequence[int]) -> dict[int, ShownRow]:
+    """Those among `annotation_ids` that show somebody and are searched, by id."""
+    rows = session.execute(
+        text(
+            "SELECT a.id, a.media_id, coalesce(i.merged_into_id, i.id) AS individual_id"
+            " FROM annotation a JOIN individual i ON i.id = a.individual_id"
+            " WHERE a.matchable AND a.id = ANY(:ids)"
+        ),
+        {"ids": list(annotation_ids)},
+    )
+    return {row.id: ShownRow(*row) for row in rows}
+
+
+def photo_counts(session: Session, individual_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How many photos show each of these individuals, merges included."""
+    rows = session.execute(
+        text(
+            "SELECT wanted.id, count(DISTINCT a.media_id) FROM unnest(cast(:ids AS uuid[]))"
+            " wanted(id) JOIN individual i ON coalesce(i.merged_into_id, i.id) = wanted.id"
+            " LEFT JOIN annotation a ON a.individual_id = i.id GROUP BY wanted.id"
+        ),
+        {"ids": list(individual_ids)},
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def photographed_together(session: Session) -> set[tuple[UUID, UUID]]:
+    """Every two individuals that one photo shows side by side, the smaller id first: they are not
+    one animal."""
+    rows = session.execute(
+        text(
+            "SELECT DISTINCT coalesce(i.merged_into_id, i.id), coalesce(o.merged_into_id, o.id)"
+            " FROM annotation a JOIN annotation b ON b.media_id = a.media_id"
+            "  AND b.catalogue_id = a.catalogue_id AND b.id <> a.id"
+            " JOIN individual i ON i.id = a.individual_id"
+            " JOIN individual o ON o.id = b.individual_id"
+            " WHERE coalesce(i.merged_into_id, i.id) < coalesce(o.merged_into_id, o.id)"
+        )
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+def add_rejected_pair(
+    session: Session,
+    one: UUID,
+    other: UUID,
+    reviewer: str,
+    account_id: int | None,
+    note: str | None,
+) -> UUID:
+    """Somebody says that two individuals are different; the decision."""
+    decision: UUID = session.execute(
+        text(
+            "INSERT INTO review (verdict, individual_id, other_individual_id, reviewer, account_id,"
+            " note) VALUES ('different', :one, :other, :reviewer, :account, :note)"
+            " RETURNING decision_id"
+        ),
+        {
+            "one": one,
+            "other": other,
+            "reviewer": reviewer,
+            "account": account_id,
+            "note": note,
+        },
+    ).scalar_one()
+    return decision

@@ -1,0 +1,205 @@
+"""How close annotations and individuals are: nearest others, and groups inside one individual.
+
+Pure functions of arrays. Rows are unit vectors, scores cosines; no more than a block of the table
+of all pairs is ever held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.evaluate import Codes
+from indexer.vector_index.protocol import Ids, Scores, Vectors
+
+BLOCK_ROWS: Final = 256
+Told = Callable[[float], None]
+"""Is told how much is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Closest:
+    """Of n annotations: `own` float32 (n,) the best cosine to another annotation of the same
+    individual, -inf where there is none; `other` float32 (n,) the best to one of another
+    individual, and `other_row` int64 (n,) which; -inf and -1 where there is none. Of equals the
+    first row counts."""
+
+    own: Scores
+    other: Scores
+    other_row: Ids
+
+
+def closest(
+    vectors: Vectors,
+    who: Codes,
+    apart: Collection[tuple[int, int]] = (),
+    told: Told = lambda _: None,
+) -> Closest:
+    """`vectors` float32 (n, D) of the individuals `who` int64 (n,) ascending; what is in `apart`,
+    pairs of individuals, is never compared.
+
+    Each pair of rows is multiplied once, a block of rows with all rows from there on.
+    """
+    n = len(vectors)
+    groups = _Groups(who)
+    kept_apart = _both_ways(apart)
+    other = np.full(n, -np.inf, np.float32)
+    other_row = np.full(n, -1, np.int64)
+    for start in range(0, n, BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, n)
+        scores = vectors[start:end] @ vectors[start:].T
+        _hide(scores, groups, kept_apart, start, end)
+        _take(other[start:end], other_row[start:end], scores, start, axis=1)
+        _take(other[end:], other_row[end:], scores[:, end - start :], start, axis=0)
+        told(1 - ((n - end) / n) ** 2)
+    return Closest(_own(vectors, groups), other, other_row)
+
+
+class _Groups:
+    """Which rows are those of an individual; rows are in the order of the individuals."""
+
+    def __init__(self, who: Codes) -> None:
+        self._codes, firsts = np.unique(who, return_index=True)
+        self._bounds = np.append(firsts, len(who))
+        self._who = who
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """First row and the one after the last of each individual."""
+        return iter(zip(self._bounds[:-1].tolist(), self._bounds[1:].tolist(), strict=True))
+
+    def between(self, start: int, end: int) -> list[int]:
+        """The individuals with rows in this range."""
+        return [int(code) for code in np.unique(self._who[start:end])]
+
+    def rows(self, code: int) -> tuple[int, int]:
+        """First row and the one after the last; an empty range for an unknown individual."""
+        place = int(np.searchsorted(self._codes, code))
+        if place == len(self._codes) or self._codes[place] != code:
+            return 0, 0
+        return int(self._bounds[place]), int(self._bounds[place + 1])
+
+
+def _both_ways(apart: Collection[tuple[int, int]]) -> dict[int, list[int]]:
+    others: dict[int, list[int]] = {}
+    for one, other in apart:
+        others.setdefault(one, []).append(other)
+        others.setdefault(other, []).append(one)
+    return others
+
+
+def _hide(
+    scores: NDArray[np.float32], groups: _Groups, apart: dict[int, list[int]], start: int, end: int
+) -> None:
+    """No row meets its own individual, or one that it is kept apart from."""
+    for code in groups.between(start, end):
+        first, last = groups.rows(code)
+        rows = slice(max(first, start) - start, min(last, end) - start)
+        for hidden in (code, *apart.get(code, ())):
+            from_, to = groups.rows(hidden)
+            scores[rows, max(from_ - start, 0) : max(to - start, 0)] = -np.inf
+
+
+def _take(
+    best: NDArray[np.float32],
+    best_row: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    start: int,
+    axis: int,
+) -> None:
+    """Write what is better into `best`, along an axis of a block that begins at row `start`."""
+    if not scores.size:
+        return
+    places = scores.argmax(axis=axis)
+    found = np.take_along_axis(scores, np.expand_dims(places, axis), axis).squeeze(axis)
+    better = found > best
+    best[better] = found[better]
+    best_row[better] = places[better] + start
+
+
+def _own(vectors: Vectors, groups: _Groups) -> Scores:
+    own = np.full(len(vectors), -np.inf, np.float32)
+    for first, last in groups:
+        rows = vectors[first:last]
+        for start in range(0, len(rows) if len(rows) > 1 else 0, BLOCK_ROWS):
+            scores = rows[start : start + BLOCK_ROWS] @ rows.T
+            place = np.arange(len(scores))
+            scores[place, place + start] = -np.inf
+            own[first + start : first + start + len(scores)] = scores.max(axis=1)
+    return own
+
+
+# ---------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linkage:
+    """Average linkage of n rows: n - 1 joins, the most alike first. `pairs` int64 (n - 1, 2) are
+    rows that lie in the two groups joined, `scores` float64 (n - 1,) the mean cosine between
+    them."""
+
+    pairs: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    def cut(self, groups: int) -> NDArray[np.int64]:
+        """int64 (n,): the group of each row when `groups` of them are left; numbered by their
+        first rows."""
+        n = len(self.scores) + 1
+        leader = np.arange(n)
+        for one, other in self.pairs[: max(n - groups, 0)]:
+            leader[leader == leader[other]] = leader[one]
+        firsts = {lead: place for place, lead in reversed(list(enumerate(leader.tolist())))}
+        number = {lead: rank for rank, lead in enumerate(sorted(firsts, key=lambda x: firsts[x]))}
+        return np.array([number[lead] for lead in leader.tolist()], np.int64)
+
+    def widest(self, at_most: int, gap_min: float) -> int:
+        """How many groups, up to `at_most`, the widest gap between two joins leaves; 1 where none
+        reaches `gap_min`."""
+        gaps = self.scores[:-1] - self.scores[1:]
+        left = np.arange(len(self.scores), 1, -1)
+        fitting = left <= at_most
+        if not fitting.any() or gaps[fitting].max() < gap_min:
+            return 1
+        return int(left[fitting][np.argmax(gaps[fitting])])
+
+
+def average_linkage(vectors: Vectors) -> Linkage:
+    """Groups joined by the mean cosine between their rows, by chains of nearest neighbours
+    (Murtagh 1983): n² memory, n² time. `vectors` float32 (n, D), n at least 1."""
+    n = len(vectors)
+    scores = (vectors @ vectors.T).astype(np.float64)
+    np.fill_diagonal(scores, -np.inf)
+    sizes = np.ones(n)
+    joins: list[tuple[float, int, int]] = []
+    chain: list[int] = []
+    alive = np.ones(n, bool)
+    while len(joins) < n - 1:
+        if not chain:
+            chain.append(int(np.argmax(alive)))
+        here = chain[-1]
+        there = int(np.argmax(scores[here]))
+        if len(chain) > 1 and scores[here, chain[-2]] >= scores[here, there]:
+            there = chain[-2]
+        if len(chain) < 2 or there != chain[-2]:
+            chain.append(there)
+            continue
+        del chain[-2:]
+        kept, gone = min(here, there), max(here, there)
+        joins.append((float(scores[kept, gone]), kept, gone))
+        weight = sizes[[kept, gone]] / sizes[[kept, gone]].sum()
+        with np.errstate(invalid="ignore"):
+            mean = weight[0] * scores[kept] + weight[1] * scores[gone]
+        mean[[kept, gone]] = -np.inf
+        scores[kept], scores[:, kept] = mean, mean
+        scores[gone], scores[:, gone] = -np.inf, -np.inf
+        sizes[kept] += sizes[gone]
+        alive[gone] = False
+    # Joins are found out of order; equals keep theirs, which joins parts before the whole.
+    order = sorted(range(len(joins)), key=lambda place: -joins[place][0])
+    return Linkage(
+        np.array([joins[place][1:] for place in order], np.int64).reshape(-1, 2),
+        np.array([joins[place][0] for place in order], np.float64),
+    )
