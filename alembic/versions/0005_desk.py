@@ -310,6 +310,12 @@ def upgrade() -> None:
     )
     op.add_column("encounter", sa.Column("observer", sa.Text(), nullable=True))
     op.add_column("encounter", sa.Column("notes", sa.Text(), nullable=True))
+    op.create_index(
+        "ix_encounter_when",
+        "encounter",
+        [sa.literal_column("coalesce(started_at, created_at)"), "id"],
+        unique=False,
+    )
     op.add_column(
         "individual", sa.Column("life_stage", sa.String(), server_default="unknown", nullable=False)
     )
@@ -487,6 +493,7 @@ def downgrade() -> None:
     op.drop_column("individual", "withdrawn")
     op.drop_column("individual", "links")
     op.drop_column("individual", "life_stage")
+    op.drop_index("ix_encounter_when", table_name="encounter")
     op.drop_column("encounter", "notes")
     op.drop_column("encounter", "observer")
     op.drop_constraint(op.f("fk_api_key_account_id"), "api_key", type_="foreignkey")

@@ -136,6 +136,7 @@ class Encounter(Base):
             unique=True,
             postgresql_where=text("external_id IS NOT NULL"),
         ),
+        Index("ix_encounter_when", text("coalesce(started_at, created_at)"), "id"),
     )
 
     id: Mapped[uuid.UUID] = uuid_key()
