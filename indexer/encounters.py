@@ -7,6 +7,8 @@ written through the journal, and can be undone.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -71,7 +73,7 @@ from models.preprocess import DecodeLimits
 GAP: Final = timedelta(minutes=10)
 """Photos further apart than this are of two encounters."""
 
-Ask = Callable[[Sequence[int], UUID, Actor, str | None], UUID]
+Ask = Callable[[Sequence[int], UUID, Actor, str], UUID]
 """Asks about annotations of an encounter as one question of the desk, once for the key given; the
 id of the query."""
 
@@ -163,8 +165,9 @@ class Encounters:
         """Encounters of photos as they come off a camera: a new one begins where more than `gap`
         lies between two. Photos without a time are each alone, or with `together` one encounter.
 
-        `continues` are encounters of photos sent before: who is within `gap` of one joins it. Each
-        encounter is a transaction of its own; sent again, what is stored is recognised.
+        `continues` are encounters of photos sent before: who is within `gap` of one joins it, and
+        with `together` those without a time join one that has none. Each encounter is a transaction
+        of its own; sent again, what is stored is recognised.
 
         Raises:
             As `create`. NotFound: one of `continues` is none.
@@ -178,7 +181,7 @@ class Encounters:
             group = [read[position] for position in positions]
             key = idempotency_key and f"{idempotency_key} #{number}"
             asked = _asked(actor, key, "drop", {"gap": gap, **asdict(new)}, group)
-            joined = _near(earlier, span_of_photos(group), gap)
+            joined = _near(earlier, span_of_photos(group), gap, together=together)
             if joined is None:
                 done = self._create(new, group, (), asked, ask=ask, actor=actor)
             else:
@@ -361,7 +364,7 @@ class Encounters:
             )
 
         answer, replayed = self._carry_out(asked, work)
-        return self._made(answer, asked, replayed=replayed, ask=ask, actor=actor)
+        return self._made(answer, replayed=replayed, ask=ask, actor=actor)
 
     def _add(
         self,
@@ -385,7 +388,7 @@ class Encounters:
             )
 
         answer, replayed = self._carry_out(asked, work)
-        return self._made(answer, asked, replayed=replayed, ask=ask, actor=actor)
+        return self._made(answer, replayed=replayed, ask=ask, actor=actor)
 
     def _placed(
         self,
@@ -418,13 +421,11 @@ class Encounters:
             "notices": [asdict(notice) for notice in embedded.notices],
         }
 
-    def _made(
-        self, answer: Json, asked: Asked, *, replayed: bool, ask: bool, actor: Actor
-    ) -> EncounterMade:
+    def _made(self, answer: Json, *, replayed: bool, ask: bool, actor: Actor) -> EncounterMade:
         encounter_id = UUID(answer["encounter_id"])
         photos = tuple(_given(photo) for photo in answer["photos"])
         notices = tuple(Notice(**notice) for notice in answer["notices"])
-        query_id, told = self._question(encounter_id, photos, asked.key, ask=ask, actor=actor)
+        query_id, told = self._question(encounter_id, photos, ask=ask, actor=actor)
         with self._sessions() as session:
             encounter = encounter_out(rows.get_encounter(session, encounter_id))
         return EncounterMade(
@@ -435,7 +436,6 @@ class Encounters:
         self,
         encounter_id: UUID,
         photos: Sequence[GivenPhoto],
-        key: str | None,
         *,
         ask: bool,
         actor: Actor,
@@ -455,7 +455,7 @@ class Encounters:
             latest = max(asked.values(), key=lambda one: one.created_at, default=None)
             return (str(latest.id) if latest else None), ()
         try:
-            query_id = self._ask(unasked, encounter_id, actor, key and f"{key} ?")
+            query_id = self._ask(unasked, encounter_id, actor, _key_of(encounter_id, unasked))
         except _NOT_ASKED as error:
             why = str(getattr(error, "detail", error))
             detail = f"The photos are stored, but nobody was asked who it is: {why}"
@@ -508,6 +508,12 @@ def _asked(
     return Asked.of(actor.principal, key, kind, fields, [photo.data for photo in photos])
 
 
+def _key_of(encounter_id: UUID, annotation_ids: Sequence[int]) -> str:
+    """Of two who give the same photos at once, one asks."""
+    ids = hashlib.sha256(json.dumps(sorted(annotation_ids)).encode()).hexdigest()
+    return f"encounter {encounter_id} {ids}"
+
+
 def _given(told: Json) -> GivenPhoto:
     individual, error = told["individual"], told["error"]
     return GivenPhoto(
@@ -525,7 +531,9 @@ def _span(encounter: EncounterRow) -> Span | None:
     return encounter.started_at, encounter.ended_at or encounter.started_at
 
 
-def _near(earlier: Mapping[UUID, Span | None], span: Span | None, gap: timedelta) -> UUID | None:
+def _near(
+    earlier: Mapping[UUID, Span | None], span: Span | None, gap: timedelta, *, together: bool
+) -> UUID | None:
     if span is None:
-        return None
+        return next((id_ for id_, one in earlier.items() if one is None and together), None)
     return next((id_ for id_, one in earlier.items() if one and is_near(one, span, gap)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -50,13 +51,13 @@ class Asked:
     """Stands for the desk: what was asked, and a query for it as the desk would store one."""
 
     sessions: Sessions
-    calls: list[tuple[tuple[int, ...], UUID, str | None]] = field(default_factory=list)
+    calls: list[tuple[tuple[int, ...], UUID]] = field(default_factory=list)
     fails: Exception | None = None
 
     def __call__(
-        self, annotation_ids: Sequence[int], encounter_id: UUID, actor: Actor, key: str | None
+        self, annotation_ids: Sequence[int], encounter_id: UUID, actor: Actor, key: str
     ) -> UUID:
-        self.calls.append((tuple(annotation_ids), encounter_id, key))
+        self.calls.append((tuple(annotation_ids), encounter_id))
         if self.fails is not None:
             raise self.fails
         query_id = uuid4()
@@ -320,6 +321,16 @@ def test_a_key_is_answered_once(bench: Bench) -> None:
         bench.make(scene(2), idempotency_key="k")
 
 
+def test_the_same_photos_given_by_many_at_once_are_one_encounter(bench: Bench) -> None:
+    photos = [scene(1), scene(2)]
+    with ThreadPoolExecutor(6) as pool:
+        made = list(pool.map(lambda _: bench.make(*photos, ask=False), range(6)))
+    assert sum(one.created for one in made) == 1
+    assert len({one.encounter.id for one in made}) == 1
+    assert len(bench.table("encounter")) == 1
+    assert len(bench.table("annotation")) == 2
+
+
 def test_viewpoints_are_one_for_all_or_one_for_each(bench: Bench) -> None:
     labels = Labels("humpback whale", ("left", "right"), ("flank",))
     made = bench.make(scene(1), scene(2), new=NewEncounter(labels=labels))
@@ -392,6 +403,9 @@ def test_dropped_photos_become_encounters_by_their_times(bench: Bench) -> None:
 def test_photos_without_a_time_can_be_kept_together(bench: Bench) -> None:
     dropped = drop(bench, scene(1), scene(2), taken(3, NOON), together=True)
     assert [len(one.photos) for one in dropped.encounters] == [1, 2]
+    before = [UUID(one.encounter.id) for one in dropped.encounters]
+    more = drop(bench, scene(4), together=True, continues=before)
+    assert [one.encounter.id for one in more.encounters] == [str(before[1])]
 
 
 def test_what_was_dropped_before_is_recognised_and_continued(bench: Bench) -> None:
@@ -413,7 +427,7 @@ def test_what_was_dropped_before_is_recognised_and_continued(bench: Bench) -> No
 def test_the_photos_are_asked_about_once_and_together(bench: Bench) -> None:
     made = bench.make(scene(1), scene(2))
     ids = tuple(int(photo.annotation_id) for photo in made.photos)
-    assert bench.asked.calls == [(ids, UUID(made.encounter.id), None)]
+    assert bench.asked.calls == [(ids, UUID(made.encounter.id))]
     assert made.query_id is not None
     with bench.sessions() as session:
         view = bench.encounters.read(session, UUID(made.encounter.id))
