@@ -148,9 +148,6 @@ def draw_region(session: Session, embed: Embed, new: NewRegion, actor: Actor) ->
             "viewpoint": clean(new.viewpoint),
             "body_part": clean(new.body_part),
             "source_ref": photo.original_name,
-            "is_reference": False,
-            "matchable": True,
-            "region_version": 0,
             **_box(session, photo.id, new.box_px),
         },
     )

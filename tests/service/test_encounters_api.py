@@ -335,3 +335,31 @@ def test_who_may_do_what(keyed: Callable[[Role], tuple[TestClient, dict[str, str
     with client.app.state.resight.runtime.sessions() as session:  # type: ignore[attr-defined]
         entry = records.list_audit(session).items[0]
     assert (entry.principal, entry.action) == ("a curator", "identity.annotation.edit")
+
+
+# ---------------------------------------------------------------- asking
+
+
+def test_photos_wait_on_the_desk_as_one_question(client: TestClient) -> None:
+    add(client, "anna", scene(1))
+    add(client, "bert", scene(2))
+    response = client.post(
+        "/v1/encounters",
+        files=files_of(scene(1, shift=1), scene(1, shift=2)),
+        headers={"Idempotency-Key": "k"},
+    )
+    made = response.json()
+    assert (response.status_code, made["notices"]) == (201, [])
+    view = client.get(response.headers["location"]).json()
+    assert [query["id"] for query in view["queries"]] == [made["query_id"]]
+    assert view["queries"][0]["state"] == "open"
+    answer = client.get(f"/v1/queries/{made['query_id']}")
+    assert answer.status_code == 200, answer.text
+    again = client.post(
+        "/v1/encounters",
+        files=files_of(scene(1, shift=1), scene(1, shift=2)),
+        headers={"Idempotency-Key": "k"},
+    )
+    assert again.json() == made
+    more = client.post("/v1/encounters", files=files_of(scene(1, shift=1))).json()
+    assert (more["created"], more["query_id"]) == (False, made["query_id"])
