@@ -20,6 +20,7 @@ from service.api import (
     desk,
     encounters,
     identify,
+    identity,
     individuals,
     jobs,
     media,
@@ -39,8 +40,11 @@ from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.catalogue import router as catalogue_pages
 from service.web.catalogue_changes import router as change_pages
+from service.web.catalogue_drop import router as drop_pages
 from service.web.catalogue_edit import router as edit_pages
+from service.web.catalogue_encounters import router as encounter_pages
 from service.web.catalogue_identity import router as identity_pages
+from service.web.catalogue_photos import router as photo_pages
 from service.web.how_sure import router as how_sure_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
@@ -62,6 +66,7 @@ API_ROUTERS = (
     identify.router,
     search.router,
     individuals.router,
+    identity.router,
     encounters.router,
     desk.router,
     media.router,
@@ -162,6 +167,9 @@ def create_app(
     app.include_router(change_pages, include_in_schema=False)
     app.include_router(edit_pages, include_in_schema=False)
     app.include_router(identity_pages, include_in_schema=False)
+    app.include_router(drop_pages, include_in_schema=False)
+    app.include_router(encounter_pages, include_in_schema=False)
+    app.include_router(photo_pages, include_in_schema=False)
     app.include_router(catalogue_pages, include_in_schema=False)
     app.include_router(job_pages, include_in_schema=False)
     app.include_router(reindex_pages, include_in_schema=False)

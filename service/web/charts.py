@@ -229,6 +229,17 @@ def map_of(places: Sequence[Place]) -> MapView | None:
     )
 
 
+def world() -> MapView:
+    """The whole map, to choose a position on."""
+    return MapView(
+        view_box="-180 -90 360 180",
+        stretch=1.0,
+        turns=(0.0,),
+        spots=(),
+        label=gettext("The whole world"),
+    )
+
+
 def _west(places: Sequence[Place]) -> float:
     """The longitude from which eastwards all places lie closest: a group astride the date line
     stays together."""
