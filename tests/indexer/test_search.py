@@ -295,16 +295,19 @@ def test_filters_are_joined_in_sql(bench: Bench) -> None:
     ids = bench.fill(vectors, numbers).tolist()
     bench.run("UPDATE annotation SET viewpoint = 'left' WHERE id % 2 = 0")
     bench.run("UPDATE annotation SET viewpoint = 'right' WHERE id % 40 = 1")
-    for viewpoint, passes in (
-        ("left", lambda id_: id_ % 2 == 0),
-        ("RIGHT", lambda id_: id_ % 40 == 1),
-        ("above", lambda _: False),
+    for field, viewpoint, passes in (
+        ("viewpoint", "left", lambda id_: id_ % 2 == 0),
+        ("viewpoint", "RIGHT", lambda id_: id_ % 40 == 1),
+        ("viewpoint", "above", lambda _: False),
+        ("not_viewpoint", "LEFT", lambda id_: id_ % 2 != 0),
+        ("not_viewpoint", "above", lambda _: True),
     ):
-        result = bench.ask(vectors[:1], filters=SearchFilters(viewpoint=(viewpoint,)))
+        filters = SearchFilters(**{field: (viewpoint,)})  # type: ignore[arg-type]
+        result = bench.ask(vectors[:1], filters=filters)
         assert found(result) == oracle(ids, vectors, who(numbers), vectors[:1], 10, passes)
         count = sum(map(passes, ids))
         assert (result.receipt.eligible, result.receipt.scanned) == (count, count)
-        assert result.receipt.filters == {"viewpoint": [viewpoint]}
+        assert result.receipt.filters == {field: [viewpoint]}
 
 
 # ---------------------------------------------------------------- exclusions
