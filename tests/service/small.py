@@ -97,8 +97,8 @@ def jpeg(pixels: Rgb) -> bytes:
     return out.getvalue()
 
 
-def blank() -> bytes:
-    return jpeg(np.full((120, 180, 3), 200, np.uint8))
+def blank(grey: int = 200) -> bytes:
+    return jpeg(np.full((120, 180, 3), grey, np.uint8))
 
 
 def red() -> bytes:
