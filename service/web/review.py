@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from db.errors import Invalid
 from db.queries import catalogue
 from db.queries.paging import Page
-from db.queries.queues import QueueFilters, Sort
+from db.queries.queues import Sort
 from db.types import Role
 from indexer.desk_answers import QueueItem, QueueName
 from service.deps import Db, Principal, Runtime, Viewer
+from service.desk_schemas import QueueFields
 from service.errors import Problem
 from service.runtime import Resight
-from service.schemas import Filters
 from service.uploads import parse_fields
 from service.web import queue_view, review_view
 from service.web.catalogue_common import catalogue_names
@@ -37,31 +37,6 @@ PHOTOS_IN_A_STRIP = 60
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 NO_ITEMS: Page[QueueItem] = Page((), None)
-
-
-class QueueFields(Filters):
-    """The filters of a queue as they stand in an address."""
-
-    score_min: float | None = None
-    score_max: float | None = None
-    uploader: str | None = None
-
-    def to_queue_filters(self) -> QueueFilters:
-        """The same as the queue understands it."""
-        photos = self.to_filters()
-        return QueueFilters(
-            taxon=photos.taxon,
-            place=photos.place,
-            date_from=photos.date_from,
-            date_to=photos.date_to,
-            viewpoint=photos.viewpoint,
-            sex=photos.sex,
-            vitality=photos.vitality,
-            catalogue=photos.catalogue,
-            score_min=self.score_min,
-            score_max=self.score_max,
-            uploader=self.uploader,
-        )
 
 
 # ---------------------------------------------------------------------------------------- queues

@@ -17,7 +17,7 @@ const place = bench.querySelector("[data-place]");
 const mayDecide = "mayDecide" in bench.dataset;
 /** No eye has seen a pair that came up more recently: a second press was meant for the one before. */
 const SEEN_MS = 150;
-const AHEAD = 2;
+const AHEAD = 3;
 /** An item fetched longer ago is asked for again behind the reader's back. */
 const STALE_MS = 30_000;
 
@@ -515,4 +515,6 @@ addEventListener("popstate", (event) => {
 addEventListener("resize", fit);
 history.replaceState({ id: pair.id, candidate: new URLSearchParams(location.search).get("candidate") }, "");
 settle();
+// On a phone both photos are on the screen only without the head of the site.
+if (matchMedia("(max-width: 760px)").matches && scrollY === 0) bench.scrollIntoView();
 bench.dataset.shown = pair.id;
