@@ -171,6 +171,22 @@ def decisions_on(session: Session, query_id: UUID) -> list[DecisionRow]:
     return _decisions(session, "r.query_id = :id AND r.verdict <> 'undo'", {"id": query_id})
 
 
+def latest_decisions(
+    session: Session, *, limit: int = 50, reviewer: str | None = None
+) -> list[DecisionRow]:
+    """The latest decisions, newest first. Opinions are among them once they have led to one."""
+    found = _decisions(
+        session,
+        "r.decision_id IN (SELECT said.decision_id FROM review said"
+        " LEFT JOIN query q ON q.id = said.query_id"
+        " WHERE said.verdict <> 'undo' AND NOT (said.is_vote AND q.state = 'second')"
+        " AND (cast(:reviewer AS text) IS NULL OR said.reviewer = :reviewer)"
+        " GROUP BY said.decision_id ORDER BY max(said.created_at) DESC LIMIT :limit)",
+        {"limit": limit, "reviewer": reviewer},
+    )
+    return found[::-1]
+
+
 def _decisions(session: Session, condition: str, parameters: Json) -> list[DecisionRow]:
     rows = session.execute(text(_ROWS.format(condition=condition)), parameters).all()
     grouped: dict[UUID, list[Any]] = {}

@@ -25,6 +25,7 @@ from service.cli.common import (
 
 if TYPE_CHECKING:
     from models.bundles import Installed
+    from models.clip import ClipGate
     from service.settings import Settings
 
 models = typer.Typer(help="Install, check and choose model bundles.", no_args_is_help=True)
@@ -250,7 +251,7 @@ def show_gate(as_json: AsJson = False, data_dir: DataDir = None) -> None:
 @gate.command("calibrate")
 def calibrate_gate(
     manifest: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--data",
             metavar="MANIFEST",
@@ -258,31 +259,29 @@ def calibrate_gate(
             dir_okay=False,
             help="A CSV with the columns path,label (positive or negative).",
         ),
-    ],
+    ] = None,
+    from_reviews: Annotated[
+        bool,
+        typer.Option(
+            "--from-reviews",
+            help="What people found on the photos that this gate judged: no animal, or one.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, write nothing.")] = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Choose the threshold on labelled photos and write it with what it achieves."""
-    from models.calibration import Skipped, calibrate, read_manifest, score_manifest
+    from models.calibration import calibrate
     from models.calibration import write_calibration as write
 
+    if (manifest is None) != from_reviews:
+        raise Stop("Give either --data MANIFEST or --from-reviews.", Exit.USAGE)
     settings = settings_from(data_dir)
-    entries = read_manifest(manifest)
-    scores: list[float] = []
-    labels: list[bool] = []
-    with bar("score") as step:
-        results = score_manifest(entries, _scorer(settings))
-        for done, result in enumerate(results, start=1):
-            step(done, len(entries))
-            if isinstance(result, Skipped):
-                err.print(f"left out: {escape(result.path)}: {escape(result.detail)}")
-            else:
-                scores.append(result[0])
-                labels.append(result[1])
+    scores, labels = _scored(settings, manifest) if manifest else _reviewed(settings)
     chosen = calibrate(scores, labels)
     if not dry_run:
-        write(_gate_config(settings), chosen, manifest.name)
+        write(_gate_config(settings), chosen, manifest.name if manifest else "reviews")
         err.print(f"Written to {_gate_config(settings)}; restart running services.")
     if as_json:
         print_json(asdict(chosen))
@@ -294,14 +293,43 @@ def calibrate_gate(
     )
 
 
+def _scored(settings: Settings, manifest: Path) -> tuple[list[float], list[bool]]:
+    from models.calibration import Skipped, read_manifest, score_manifest
+
+    entries = read_manifest(manifest)
+    clip = _clip_gate(settings)
+    scores: list[float] = []
+    labels: list[bool] = []
+    with bar("score") as step:
+        results = score_manifest(entries, lambda photo: float(clip.scores([photo])[0]))
+        for done, result in enumerate(results, start=1):
+            step(done, len(entries))
+            if isinstance(result, Skipped):
+                err.print(f"left out: {escape(result.path)}: {escape(result.detail)}")
+            else:
+                scores.append(result[0])
+                labels.append(result[1])
+    return scores, labels
+
+
+def _reviewed(settings: Settings) -> tuple[list[float], list[bool]]:
+    """Scores that this gate gave, and what people said of those photos."""
+    from db.queries.reviews import gate_verdicts
+
+    model = _clip_gate(settings).model
+    with opened_database(settings) as sessions, sessions() as session:
+        verdicts = gate_verdicts(session, model)
+    return [one.score for one in verdicts], [one.usable for one in verdicts]
+
+
 def _gate_config(settings: Settings) -> Path:
     from models.recipes import GATE_CONFIG
 
     return settings.gate_config or GATE_CONFIG
 
 
-def _scorer(settings: Settings) -> Any:
-    """The real gate's score of one photo.
+def _clip_gate(settings: Settings) -> ClipGate:
+    """The real gate.
 
     Raises:
         Stop: it is not installed; the starter's own gate has no threshold to choose.
@@ -318,7 +346,7 @@ def _scorer(settings: Settings) -> Any:
             "The gate is not installed, so there are no scores to choose a threshold from: "
             "`resight gate show` says what to pull."
         )
-    return lambda photo: float(clip.scores([photo])[0])
+    return clip
 
 
 def _described(one: Installed) -> dict[str, Any]:

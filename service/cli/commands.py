@@ -11,9 +11,11 @@ from service.cli import (
     catalogue,
     encounters,
     head,
+    identity,
     jobs,
     operate,
     reindex,
+    review,
     users,
 )
 
@@ -36,7 +38,10 @@ app.command("batch")(answers.batch)
 app.command("verify")(answers.verify)
 app.command("import")(catalogue.import_photos)
 app.add_typer(catalogue.individuals, name="individuals")
+app.add_typer(identity.changes, name="changes")
 app.add_typer(encounters.encounters, name="encounters")
+app.command("queue")(review.show_queues)
+app.add_typer(review.review, name="review")
 app.add_typer(bundles.models, name="models")
 app.add_typer(bundles.gate, name="gate")
 bundles.models.command("spaces")(reindex.list_spaces)
