@@ -2,10 +2,11 @@
 
 The verdicts of people come first. Where there are too few, the catalogue is asked about itself:
 each encounter of an individual that was met again asks who it is, as the desk does, all its photos
-as one question and nothing of the same encounter compared. The closest photo of its own individual
-is a pair of the same animal, the closest of any other a pair of different ones. So every question
-counts once as an animal that is known and once as a stranger: as many of one as of the other, which
-is an assumption and not a measurement. What follows from it is said wherever the numbers are shown.
+as one question and nothing of the same encounter compared. Somebody then walks down the candidates:
+asked as a known animal, to its own individual, which is a pair of the same animal, past those that
+score higher, which are pairs of different ones; asked as a stranger, without its own individual,
+past all that are shown. Half of the questions are strangers, which is an assumption and not a
+measurement. What follows from it is said wherever the numbers are shown.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ Alive = Callable[[int, int], None]
 QUESTIONS: Final = 2_000
 """Encounters of the catalogue that ask, drawn where there are more."""
 
-_BLOCK_ROWS = 256
+SHOWN: Final = 10
+"""Candidates that somebody walks down, as the desk shows by default."""
+
+_BLOCK = 64
 _SEED = 16
 
 
@@ -104,28 +108,17 @@ def catalogue(
     who, met = codes(confirmed.individuals), codes(confirmed.encounters)
     rows = whole_individuals(who, GALLERY, rng)
     _, found = embeddings.vectors_of(session, space.id, confirmed.ids[rows])
-    asked = ask_itself(unit_rows(found), who[rows], met[rows], rng, alive)
-    encounters = np.concatenate([asked.encounter, asked.encounter])
-    count = len(asked.own)
-    truth = np.repeat([True, False], count)
-    return (
-        Evidence(np.concatenate([asked.own, asked.other]), truth, encounters, "catalogue"),
-        Evidence(
-            np.concatenate([np.maximum(asked.own, asked.other), asked.other]),
-            truth,
-            encounters,
-            "catalogue",
-        ),
-    )
+    return walked(ask_itself(unit_rows(found), who[rows], met[rows], rng, alive))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Asked:
-    """Of q questions: `own` float64 (q,) the best cosine to the own individual, `other` to any
-    other, `encounter` int64 (q,) whose question it is."""
+    """Of q questions: `own` float64 (q,) the cosine of the own individual, `others` float64 (q, s)
+    those of the nearest others, descending and -inf where there are no more, `encounter` int64 (q,)
+    whose question it is."""
 
     own: Floats
-    other: Floats
+    others: Floats
     encounter: Codes
 
 
@@ -141,24 +134,67 @@ def ask_itself(
     `vectors` float32 (N, D) of unit length, `who` and `met` int64 (N,). Only an individual that was
     met twice can be known again, and only where there is another can it be mistaken.
     """
-    meetings, of_row = np.unique(np.stack([who, met], axis=1), axis=0, return_inverse=True)
-    of_row = of_row.reshape(-1)
-    times = np.bincount(meetings[:, 0], minlength=1)
-    asking = np.flatnonzero(times[meetings[:, 0]] > 1)
+    order = np.lexsort((met, who))
+    vectors, who, met = vectors[order], who[order], met[order]
+    individuals, first_of = np.unique(who, return_index=True)
+    new = np.ones(len(who), dtype=np.bool_)
+    new[1:] = (np.diff(who) != 0) | (np.diff(met) != 0)
+    starts = np.flatnonzero(new)
+    ends = np.append(starts[1:], len(who))
+    asking = np.flatnonzero(np.isin(who[starts], _met_twice(who[starts])))
     if len(asking) > QUESTIONS:
         asking = np.sort(rng.choice(asking, QUESTIONS, replace=False))
-    own, other = (np.full(len(meetings), -np.inf) for _ in range(2))
-    rows = np.flatnonzero(np.isin(of_row, asking))
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        alive(start, len(rows))
-        block = rows[start : start + _BLOCK_ROWS]
-        scores = vectors[block] @ vectors.T
-        scores[met[block][:, None] == met[None, :]] = -np.inf
-        its_own = who[block][:, None] == who[None, :]
-        np.maximum.at(own, of_row[block], np.where(its_own, scores, -np.inf).max(axis=1))
-        np.maximum.at(other, of_row[block], np.where(its_own, -np.inf, scores).max(axis=1))
-    kept = asking[np.isfinite(own[asking]) & np.isfinite(other[asking])]
-    return Asked(own[kept], other[kept], meetings[kept, 1])
+    if len(individuals) < 2:
+        asking = asking[:0]
+    own, others = np.empty(len(asking)), np.empty((len(asking), min(SHOWN, len(individuals))))
+    for start in range(0, len(asking), _BLOCK):
+        alive(start, len(asking))
+        block = asking[start : start + _BLOCK]
+        rows = np.concatenate([np.arange(starts[one], ends[one]) for one in block])
+        scores = vectors[rows] @ vectors.T
+        scores[met[rows][:, None] == met[None, :]] = -np.inf
+        sizes = ends[block] - starts[block]
+        scores = np.maximum.reduceat(scores, np.cumsum(sizes) - sizes, axis=0)
+        by_individual = np.maximum.reduceat(scores, first_of, axis=1)
+        at = np.arange(len(block)), np.searchsorted(individuals, who[starts[block]])
+        own[start : start + _BLOCK] = by_individual[at]
+        by_individual[at] = -np.inf
+        best = -np.sort(-by_individual, axis=1)[:, : others.shape[1]]
+        others[start : start + _BLOCK] = best
+    kept = np.isfinite(own) & np.isfinite(others[:, :1]).all(axis=1)
+    return Asked(own[kept], others[kept], met[starts[asking]][kept])
+
+
+def _met_twice(who: Codes) -> Codes:
+    """The individuals that occur more than once."""
+    found, times = np.unique(who, return_counts=True)
+    return found[times > 1]
+
+
+def walked(asked: Asked) -> tuple[Evidence, Evidence]:
+    """(pairs, queries) of somebody who walks down the candidates of each question, once with its
+    own individual among them and once without."""
+    higher = asked.others > asked.own[:, None]
+    shown = higher.sum(axis=1) < SHOWN
+    there = np.isfinite(asked.others)
+    question, _ = np.nonzero(higher)
+    stranger, _ = np.nonzero(there)
+    pair = Evidence(
+        scores=np.concatenate([asked.own[shown], asked.others[higher], asked.others[there]]),
+        same=np.repeat([True, False], [int(shown.sum()), len(question) + len(stranger)]),
+        encounters=np.concatenate(
+            [asked.encounter[shown], asked.encounter[question], asked.encounter[stranger]]
+        ),
+        source="catalogue",
+    )
+    best = asked.others[:, 0] if len(asked.own) else asked.own
+    known = Evidence(
+        scores=np.concatenate([np.maximum(asked.own, best), best]),
+        same=np.repeat([True, False], len(asked.own)),
+        encounters=np.concatenate([asked.encounter, asked.encounter]),
+        source="catalogue",
+    )
+    return pair, known
 
 
 def gather(session: Session, space: SpaceRow, alive: Alive = lambda _done, _all: None) -> Found:
