@@ -6,6 +6,7 @@ code runs and what it wrote is taken back, so that a preview says what would rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -26,6 +27,8 @@ from indexer.outcomes import Contradiction, Counts, Outcome, contradictions_of
 
 MAX_ANNOTATIONS: Final = 10_000
 """Annotations that one change may write."""
+_LINK: Final = re.compile(r"https?://[^\s<>\"]+")
+"""What can be shown as a link: nothing that a browser would run."""
 EDITABLE: Final = frozenset({"sex", "vitality", "life_stage", "taxon", "notes", "links"})
 
 
@@ -249,6 +252,7 @@ class Identity:
                     f"Of an individual {', '.join(sorted(EDITABLE))} can be edited, not "
                     f"{', '.join(sorted(unknown))}.",
                 )
+            _check_links(fields.get("links"))
             values = {name: value for name, value in fields.items() if name != "taxon"}
             if "taxon" in fields:
                 label = fields["taxon"]
@@ -504,6 +508,16 @@ def _some(annotation_ids: Sequence[int]) -> Sequence[int]:
             f"{len(annotation_ids):,}; do it in parts.",
         )
     return annotation_ids
+
+
+def _check_links(links: Sequence[str] | None) -> None:
+    for link in links or ():
+        if not _LINK.fullmatch(link):
+            raise Invalid(
+                "link_invalid",
+                f"{link!r} is not the address of a page; it starts with http:// or https://.",
+                link=link,
+            )
 
 
 def _insert_name(

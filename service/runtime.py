@@ -28,6 +28,7 @@ from indexer.inference import Inference
 from indexer.media import MediaStore, open_media
 from indexer.search import Searcher
 from indexer.spaces import ActiveSpace, space_in_use
+from indexer.suggestions import Suggester
 from indexer.vector_index.milvus import MilvusAt
 from models.bundles import Serving, load_serving, load_space, show
 from models.errors import BundleError
@@ -117,6 +118,7 @@ class Resight:
             limits=limits,
             ask=self._ask,
         )
+        self.suggester = Suggester(database.sessions)
         self._helpers = helpers
         self._generations = generations
         self._notices = notices
@@ -253,11 +255,12 @@ class Resight:
         self.stop_watching()
         self.inference.close()
         self._helpers.shutdown(wait=True)
+        self.suggester.close()
         self.searcher.close()
         self.engine.dispose()
 
     def _ask(
-        self, annotation_ids: Sequence[int], encounter_id: UUID, actor: Actor, key: str | None
+        self, annotation_ids: Sequence[int], encounter_id: UUID, actor: Actor, key: str
     ) -> UUID:
         return self.desk.ask(
             annotation_ids, encounter_id=encounter_id, actor=actor, idempotency_key=key

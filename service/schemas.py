@@ -179,12 +179,19 @@ class PhotoOut(BaseModel):
     added_at: datetime
 
 
-class IndividualDetail(IndividualBase):
-    """An individual with one page of its photos, in the order they were added."""
+class IndividualCard(IndividualBase):
+    """All that is said of an individual itself; the ETag stands for these fields."""
 
     sex: str
     vitality: str
+    life_stage: str
     notes: str | None
+    links: list[str]
+
+
+class IndividualDetail(IndividualCard):
+    """An individual with one page of its photos, in the order they were added."""
+
     photos: list[PhotoOut]
     next_photos_cursor: str | None
 

@@ -82,6 +82,7 @@ class Journal:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._images: list[Image] = []
+        self._owners: dict[UUID, None] = {}
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -121,6 +122,7 @@ class Journal:
             alike = [image for image in images if frozenset(image.after or ()) == columns]
             self._write(entity, {image.key: image.after or {} for image in alike})
         self._images += images
+        self._note_owners(rows[image.key] for image in images)
         return tuple(image.key for image in images)
 
     def insert(self, entity: Entity, values: Mapping[str, Any]) -> Json:
@@ -163,10 +165,17 @@ class Journal:
             for image in alike:
                 if not _is_as_left(image, rows.get(image.key)):
                     raise InTheWay(image)
+            self._note_owners(rows.values())
             try:
                 self._put_back(alike)
             except DbError as clash:
                 raise InTheWay(alike[0], clash) from clash
+
+    def _note_owners(self, rows: Iterable[Json]) -> None:
+        """Whose the rows are, though it be another column that is written."""
+        for row in rows:
+            if row.get("individual_id"):
+                self._owners[UUID(row["individual_id"])] = None
 
     def _put_back(self, images: Sequence[Image]) -> None:
         """`images` are those of one row, or updates of the same columns of several."""
@@ -194,6 +203,7 @@ class Journal:
         Raises:
             Conflict: `change_undone`: `undoes_id` was undone meanwhile.
         """
+        about = list(self._owners | dict.fromkeys(_individuals(self._images)))
         # Taken before the change gets its number, so that numbers are in the order of the commits:
         # whoever follows the changes by number misses none. The audit trail takes it anyway.
         self._session.execute(text("SELECT pg_advisory_xact_lock(hashtext('audit_chain'))"))
@@ -210,7 +220,7 @@ class Journal:
                     "action": action,
                     "undoes": undoes_id,
                     "decision": decision_id,
-                    "individuals": _individuals(self._images),
+                    "individuals": about,
                     "detail": json.dumps(dict(detail), default=str),
                 },
             ).one()
@@ -248,7 +258,7 @@ class Journal:
             undoes_id=undoes_id,
             undone_by=None,
             decision_id=decision_id,
-            individual_ids=tuple(_individuals(self._images)),
+            individual_ids=tuple(about),
             detail=dict(detail),
         )
 
@@ -524,11 +534,16 @@ def list_changes(
     *,
     individual_id: UUID | None = None,
     since: datetime | None = None,
+    after_id: int | None = None,
     newest_first: bool = True,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[ChangeRow]:
-    """Changes, of one individual (and those merged into it) or all; `since` is inclusive."""
+    """Changes, of one individual (and those merged into it) or all; `since` is inclusive.
+
+    Who follows them asks for those `after_id`, the last one seen: numbers are in the order of the
+    commits, so that none is missed.
+    """
     after = read_cursor(cursor, int)
     conditions = ["true"]
     if individual_id is not None:
@@ -538,6 +553,8 @@ def list_changes(
         )
     if since is not None:
         conditions.append("c.at >= :since")
+    if after_id is not None:
+        conditions.append("c.id > :after_id")
     if after is not None:
         conditions.append(f"c.id {'<' if newest_first else '>'} :after")
     rows = session.execute(
@@ -548,6 +565,7 @@ def list_changes(
         {
             "individual": individual_id,
             "since": since,
+            "after_id": after_id,
             "after": after[0] if after else None,
             "limit": limit,
         },

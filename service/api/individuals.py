@@ -13,8 +13,10 @@ from db.queries import catalogue
 from db.types import Sex, Vitality
 from indexer.answers import AddedAnswer
 from indexer.catalogue import Added, NewIndividual
+from indexer.identity import etag_of_individual
 from service.deps import Curator, Db, State, Viewer, get_runtime
 from service.schemas import (
+    IndividualCard,
     IndividualDetail,
     IndividualFields,
     IndividualOut,
@@ -60,10 +62,7 @@ def list_individuals(
 ) -> IndividualPage:
     """A walk over all pages gives no individual twice and misses none that was there."""
     page = catalogue.list_individuals(session, text=text, taxon=taxon, limit=limit, cursor=cursor)
-    if page.next_cursor is not None:
-        asked = {"text": text, "taxon": taxon, "limit": limit, "cursor": page.next_cursor}
-        query = urlencode({name: value for name, value in asked.items() if value is not None})
-        response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+    next_link(request, response, page.next_cursor)
     return IndividualPage(
         items=[_summary(item) for item in page.items], next_cursor=page.next_cursor
     )
@@ -71,21 +70,20 @@ def list_individuals(
 
 @router.get("/v1/individuals/{individual_id}", summary="One individual with its photos")
 def read_individual(
-    individual_id: UUID, _: Viewer, session: Db, limit: Limit = 50, cursor: Cursor = None
+    individual_id: UUID,
+    response: Response,
+    _: Viewer,
+    session: Db,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> IndividualDetail:
-    """The one it was merged into, when it was. `cursor` walks over its photos."""
+    """The one it was merged into, when it was. `cursor` walks over its photos; the ETag stands for
+    the other fields."""
     row = catalogue.get_individual(session, individual_id)
     photos = catalogue.annotations_of(session, row.id, limit, cursor)
+    response.headers["ETag"] = f'"{etag_of_individual(row)}"'
     return IndividualDetail(
-        id=row.id,
-        name=row.name,
-        names=list(row.names),
-        taxon=row.taxon,
-        taxon_common=row.taxon_common,
-        created_at=row.created_at,
-        sex=row.sex,
-        vitality=row.vitality,
-        notes=row.notes,
+        **card_of(row).model_dump(),
         photos=[
             PhotoOut(
                 annotation_id=str(photo.id),
@@ -168,6 +166,30 @@ def _added(added: Added) -> JSONResponse:
     if added.replayed:
         headers["Idempotency-Replayed"] = "true"
     return JSONResponse(added.answer.as_json(), status_code=201, headers=headers)
+
+
+def next_link(request: Request, response: Response, cursor: str | None) -> None:
+    """Says where the next page is, with all that this one was asked for."""
+    if cursor is not None:
+        asked = urlencode({**request.query_params, "cursor": cursor})
+        response.headers["Link"] = f'<{request.url.path}?{asked}>; rel="next"'
+
+
+def card_of(row: catalogue.IndividualRow) -> IndividualCard:
+    """An individual's own fields, as they are answered."""
+    return IndividualCard(
+        id=row.id,
+        name=row.name,
+        names=list(row.names),
+        taxon=row.taxon,
+        taxon_common=row.taxon_common,
+        created_at=row.created_at,
+        sex=row.sex,
+        vitality=row.vitality,
+        life_stage=row.life_stage,
+        notes=row.notes,
+        links=list(row.links),
+    )
 
 
 def _summary(row: catalogue.IndividualSummary) -> IndividualOut:

@@ -237,7 +237,7 @@ def show_individual(
     from db.queries import catalogue as queries
 
     with opened_database(settings_from(data_dir)) as sessions, sessions() as session:
-        found = _individual(session, name, catalogue)
+        found = find_individual(session, name, catalogue)
         photos = queries.annotations_of(session, found.id, limit=200)
     if as_json:
         print_json(asdict(found) | {"annotations": [asdict(item) for item in photos.items]})
@@ -280,7 +280,7 @@ def add_photos(
     given = _given(photos)
     with opened(settings_from(data_dir)) as resight:
         with resight.sessions() as session:
-            found = _individual(session, name, catalogue)
+            found = find_individual(session, name, catalogue)
         added = resight.curator.add_photos(found.id, given)
     _show_added(added.answer, as_json)
 
@@ -312,8 +312,12 @@ def _catalogue_id(session: Session, name: str | None) -> UUID:
     return found.id
 
 
-def _individual(session: Session, name: str, catalogue: str | None) -> IndividualRow:
-    """By name, else by id."""
+def find_individual(session: Session, name: str, catalogue: str | None) -> IndividualRow:
+    """By name, else by id.
+
+    Raises:
+        Stop, NotFound: there is none.
+    """
     from db.queries import catalogue as queries
 
     found = queries.find_individual(

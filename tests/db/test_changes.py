@@ -103,6 +103,19 @@ def test_history_of_an_individual_follows_merges(session: Session) -> None:
     assert [row.id for row in page.items] == [merged, early]
 
 
+def test_history_of_an_individual_has_what_happened_to_its_names(session: Session) -> None:
+    who = _individual(session, "Tip")
+    [name] = session.execute(
+        text("SELECT id FROM individual_name WHERE individual_id = :who"), {"who": who}
+    ).scalars()
+    journal = Journal(session)
+    journal.update("individual_name", name, {"name": "Tippy"})
+    change = journal.close(WHO, "rename", {}).id
+    undone = changes.undo(session, change, WHO).id
+    page = changes.list_changes(session, individual_id=who)
+    assert [row.id for row in page.items] == [undone, change]
+
+
 def test_changes_are_never_altered(session: Session) -> None:
     _edit(session, _individual(session, "Tip"), notes="x")
     for statement in ("UPDATE change SET action = 'z'", "DELETE FROM change_row"):

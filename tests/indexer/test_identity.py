@@ -211,6 +211,9 @@ def test_edit_writes_what_is_given_and_says_what_it_was(session: Session) -> Non
         "taxon": [None, "Orcinus orca"],
         "links": [[], ["https://example.org/tip"]],
     }
+    for link in ("javascript:alert(1)", "example.org", "https://a b"):
+        with pytest.raises(Invalid, match="not the address of a page"):
+            Identity(session, ANNA).edit(who, {"links": [link]})
     refused("value_invalid", lambda: Identity(session, ANNA).edit(who, {"sex": "both"}))
     refused("field_unknown", lambda: Identity(session, ANNA).edit(who, {"withdrawn": True}))
     Identity(session, ANNA).undo(change)
