@@ -145,7 +145,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         embedded.stop(data_dir)
 
 
-def _find_chromium(own: str) -> str | None:
+def find_chromium(own: str) -> str | None:
     """The first Chromium there is: named in the environment, installed, or playwright's own."""
     named = os.environ.get("RESIGHT_CHROMIUM")
     for name in filter(None, (named, *PROGRAMS, own)):
@@ -159,7 +159,7 @@ def _find_chromium(own: str) -> str | None:
 def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
-        program = _find_chromium(playwright.chromium.executable_path)
+        program = find_chromium(playwright.chromium.executable_path)
         if program is None:
             reason = (
                 "NO CHROMIUM: THE BROWSER TESTS DID NOT RUN. Install one (Debian: apt-get install "

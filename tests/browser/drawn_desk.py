@@ -1,0 +1,264 @@
+"""A service in which every page has something to show, and the table of those pages.
+
+Drawn animals, a day at sea, verdicts, changes, jobs and a re-index run: what the accessibility
+tests look at, and what `scripts/make_screenshots.py` takes pictures of.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy.orm import Session, sessionmaker
+
+from db import embedded
+from db.queries import jobs
+from db.queries.jobs import ChunkSpec, ItemFailure
+from db.session import make_engine, make_sessions
+from db.types import JobKind
+from indexer.catalogue import register_bundle
+from indexer.drawings import FieldPhoto, write_catalogue, write_fieldwork, write_queries
+from indexer.job_kinds import Means, handlers
+from indexer.jobs import JobRunner
+from indexer.media import MediaStore
+from indexer.snapshot import SnapshotStore
+from tests.service.small import OtherPixels
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+START_S = 120.0
+Json = Mapping[str, Any]
+
+PAGES: dict[str, str] = {
+    "match": "/",
+    "answer": "/queries/{answer}",
+    "compare": "/queries/{answer}/matches/1",
+    "review": "/review",
+    "review-pair": "/review/{asked}",
+    "how-sure": "/review/how-sure",
+    "encounters": "/encounters",
+    "encounters-new": "/encounters/new",
+    "encounter": "/encounters/{encounter}",
+    "individuals": "/individuals",
+    "individual": "/individuals/{individual}",
+    "individual-edit": "/individuals/{individual}/edit",
+    "individual-split": "/individuals/{individual}/split",
+    "suggestions": "/individuals/suggestions",
+    "changes": "/changes",
+    "viewpoints": "/settings/viewpoints",
+    "jobs": "/jobs",
+    "job": "/jobs/{job}",
+    "reindex": "/reindex/{run}",
+    "people": "/people",
+    "me": "/people/me",
+    "sign-in": "/sign-in",
+    "problem": "/individuals/00000000-0000-4000-8000-000000000000",
+}
+"""Every page, by the name of its picture; addresses take what `DrawnDesk.ids` says."""
+
+
+@dataclass(frozen=True)
+class DrawnDesk:
+    """The running service and what its pages are about."""
+
+    url: str
+    ids: Mapping[str, str]
+
+    def address(self, page: str) -> str:
+        """Where a page of the table lies."""
+        return self.url + PAGES[page].format_map(self.ids)
+
+
+@contextmanager
+def drawn_desk(folder: Path, *, individuals: int = 24) -> Iterator[DrawnDesk]:
+    """Draws, imports, starts the service, and lets people work a little."""
+    demo = folder / "demo"
+    write_catalogue(demo / "photos", individuals=individuals, photos_per_individual=(4, 4))
+    write_queries(demo / "queries", individuals=individuals, unknown_position=400)
+    brought = write_fieldwork(
+        folder / "field", photos=14, known=4, strangers=2, individuals=individuals
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
+    # Without a worker of its own: the work is done here, so that it is over when it should be.
+    environment |= {"RESIGHT_DATA_DIR": str(folder), "RESIGHT_WORKER": "off"}
+    _run(_resight("import", str(demo / "photos")), environment)
+    with _serving(folder, environment) as url:
+        engine = make_engine(embedded.start(folder).url)
+        try:
+            with httpx.Client(base_url=url, timeout=120) as client:
+                ids = _work(client, make_sessions(engine), folder, brought)
+        finally:
+            engine.dispose()
+        yield DrawnDesk(url, ids)
+
+
+def _resight(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+
+
+@contextmanager
+def _serving(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url, log = f"http://127.0.0.1:{port}", folder / "service.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            _resight("serve", "--port", str(port)),
+            env=environment,
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_until_ready(url, process, log)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        embedded.stop(folder)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"The service did not become ready:\n{log.read_text()[-4000:]}")
+
+
+# ------------------------------------------------------------------------------------ some work
+
+
+def _work(
+    client: httpx.Client,
+    sessions: sessionmaker[Session],
+    folder: Path,
+    brought: tuple[FieldPhoto, ...],
+) -> dict[str, str]:
+    _said(client.patch("/v1/me", json={"name": "Vera Holm"}))
+    known = folder / "demo" / "queries" / "known.jpg"
+    answer = _said(client.post("/v1/identify", files={"file": (known.name, known.read_bytes())}))
+    asked, encounter = _drop(client, brought)
+    individual = _keep_the_catalogue(client)
+    return {
+        "answer": str(answer["query_id"]),
+        "asked": asked,
+        "encounter": encounter,
+        "individual": individual,
+        "run": _reindex(client, sessions, folder),
+        "job": _job_with_a_failure(sessions),
+    }
+
+
+def _said(answer: httpx.Response) -> Json:
+    if answer.is_error:
+        raise RuntimeError(f"{answer.request.method} {answer.request.url}: {answer.text}")
+    said: Json = answer.json()
+    return said
+
+
+def _drop(client: httpx.Client, brought: tuple[FieldPhoto, ...]) -> tuple[str, str]:
+    """Drops a day at sea and decides some of it; (a query that is open, an encounter)."""
+    files = [("file", (photo.path.name, photo.path.read_bytes())) for photo in brought]
+    fields = {"place": "Skjálfandi", "observer": "Vera", "body_part": "fluke"}
+    dropped = _said(client.post("/v1/encounters/drop", files=files, data=fields))
+    queries = [made["query_id"] for made in dropped["encounters"] if made["query_id"]]
+    first, second, third = (_said(client.get(f"/v1/queries/{id_}")) for id_ in queries[:3])
+    best = first["candidates"][0]["individual"]["id"]
+    _decide(client, first, "same", individual_id=best)
+    other = second["candidates"][-1]["individual"]["id"]
+    _decide(client, second, "different", individual_id=other, note="another notch on the left")
+    _decide(client, third, "unsure", note="too far away")
+    return str(second["id"]), str(dropped["encounters"][0]["encounter"]["id"])
+
+
+def _decide(client: httpx.Client, query: Json, verdict: str, **fields: object) -> Json:
+    body = {"query_id": query["id"], "version": query["version"], "verdict": verdict, **fields}
+    return _said(client.post("/v1/reviews", json=body))
+
+
+def _keep_the_catalogue(client: httpx.Client) -> str:
+    """Gives one individual what can be known, and merges two others; the one."""
+    one, two, three = _said(client.get("/v1/individuals", params={"limit": 3}))["items"]
+    at = f"/v1/individuals/{one['id']}"
+    tag = client.get(at).headers["ETag"]
+    known = {
+        "sex": "female",
+        "life_stage": "adult",
+        "vitality": "alive",
+        "notes": "A calf in 2024.",
+    }
+    _said(client.patch(at, json=known, headers={"If-Match": tag}))
+    _said(client.post(f"{at}/names", json={"name": "HW-0417"}))
+    _said(client.post(f"/v1/individuals/{two['id']}/merge", json={"other_id": three["id"]}))
+    return str(one["id"])
+
+
+def _reindex(client: httpx.Client, sessions: sessionmaker[Session], folder: Path) -> str:
+    """A run whose report waits to be read."""
+    other = OtherPixels(blind=True)
+    with sessions.begin() as session:
+        register_bundle(session, other.spec, None)
+    run = _said(client.post("/v1/reindex", json={"model": "other"}))
+    means = Means(
+        sessions=sessions,
+        store=MediaStore(folder / "media"),
+        snapshots=SnapshotStore(folder / "snapshots"),
+        exports_dir=folder / "exports",
+        embedder_of=lambda _: other,
+        head_of=lambda _: None,
+    )
+    worker = JobRunner(sessions, handlers(means), worker="here")
+    while worker.run_one():
+        pass
+    return str(run["id"])
+
+
+def _job_with_a_failure(sessions: sessionmaker[Session]) -> str:
+    """A job that is half done, with a photo that failed."""
+    items = 250
+    with sessions.begin() as session:
+        job = jobs.create_job(
+            session,
+            kind=JobKind.EMBED_MISSING,
+            params={"model": "starter"},
+            principal="Vera",
+            total=4 * items,
+        )
+        specs = [ChunkSpec("embedding", {"number": number}, items) for number in range(4)]
+        jobs.add_chunks(session, job.id, specs)
+        jobs.advance_job(session, job.id, stage="embedding")
+    for failed in ((), ("17",)):
+        with sessions.begin() as session:
+            chunk = jobs.claim_chunk(session, worker="here", lease_s=600)
+        assert chunk is not None
+        failures = [ItemFailure(item, "truncated", "the photo ends too early") for item in failed]
+        with sessions.begin() as session:
+            jobs.finish_chunk(session, chunk, done=items - len(failed), failures=failures)
+    return str(job.id)
