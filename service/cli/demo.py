@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 DRAWN = "drawings"
+ON_THE_DESK = 8
+"""Encounters of the drawn day at sea that wait for review; the others are there to be dropped."""
 OWN_PHOTOS_FOLDER = "own-photos"
 
 
@@ -76,6 +78,7 @@ def _fill(resight: Resight, folder: Path, photos: Path | None) -> None:
     """Draws, imports, embeds: each step goes on where an earlier start was ended."""
     from indexer.ingest import plan_import
 
+    drawn = photos is None
     if photos is None:
         photos = folder / "photos"
         _draw(photos, folder / "queries")
@@ -88,6 +91,25 @@ def _fill(resight: Resight, folder: Path, photos: Path | None) -> None:
             "why. The next start goes on from here."
         )
     embed_all(resight)
+    if drawn:
+        _bring_home(resight, folder / "fieldwork")
+
+
+def _bring_home(resight: Resight, folder: Path) -> None:
+    """Photos of a day at sea, the first of them on the desk: something to review at once."""
+    from db.queries.changes import Actor
+    from indexer.drawings import write_fieldwork
+    from indexer.encounter_photos import NewEncounter
+    from indexer.identify import PhotoIn
+
+    photos = write_fieldwork(folder, workers=os.cpu_count() or 1)
+    brought = [photo.path for photo in photos if photo.encounter < ON_THE_DESK]
+    resight.encounters.drop(
+        NewEncounter(),
+        [PhotoIn(path.name, path.read_bytes()) for path in brought],
+        actor=Actor("demo"),
+        idempotency_key="demo",
+    )
 
 
 def _draw(photos: Path, queries: Path) -> None:
@@ -130,6 +152,11 @@ def _tell(url: str, settings: Settings, folder: Path, photos: Path | None) -> No
         lines.append(
             f"  samples   known.jpg is {name}, unknown.jpg is in no catalogue, "
             "not_a_whale.jpg is a page of text"
+        )
+        fieldwork = escape(shlex.quote(str(folder / "fieldwork")))
+        lines.append(
+            f"  desk      {escape(url)}/review has encounters of a day at sea to decide; drop the "
+            f"rest of [cyan]{fieldwork}[/] on {escape(url)}/encounters/new"
         )
     lines += [f"Ctrl-C ends it; what you add stays in {escape(str(settings.data_dir))}.", ""]
     out.print("\n".join(lines))
