@@ -45,6 +45,8 @@ from service.web.catalogue_edit import router as edit_pages
 from service.web.catalogue_encounters import router as encounter_pages
 from service.web.catalogue_identity import router as identity_pages
 from service.web.catalogue_photos import router as photo_pages
+from service.web.catalogue_settings import router as viewpoint_pages
+from service.web.catalogue_suggestions import router as suggestion_pages
 from service.web.how_sure import router as how_sure_pages
 from service.web.jobs import router as job_pages
 from service.web.people import router as people_pages
@@ -165,6 +167,8 @@ def create_app(
     app.include_router(people_pages, include_in_schema=False)
     app.include_router(appearance, include_in_schema=False)
     app.include_router(change_pages, include_in_schema=False)
+    app.include_router(viewpoint_pages, include_in_schema=False)
+    app.include_router(suggestion_pages, include_in_schema=False)
     app.include_router(edit_pages, include_in_schema=False)
     app.include_router(identity_pages, include_in_schema=False)
     app.include_router(drop_pages, include_in_schema=False)

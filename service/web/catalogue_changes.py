@@ -11,7 +11,8 @@ from fastapi.responses import Response
 from db.errors import Conflict
 from db.queries import catalogue, changes
 from indexer.identity import Identity
-from service.deps import Curator, Db, Runtime, Viewer
+from service.deps import Curator, Db, Principal, Runtime, Viewer
+from service.runtime import Resight
 from service.web.catalogue_common import change_views, done_change, go_on, query
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.told import told
@@ -61,26 +62,37 @@ def undo(
 ) -> Response:
     """Takes a change back, whole. Where a later one stands in the way, that one is shown."""
     try:
-        with runtime.sessions.begin() as session:
-            outcome = Identity(session, principal.actor).undo(change_id)
-            if outcome.change_id is not None:
-                runtime.filler.embed_after(session, outcome.change_id)
+        undone = _undo(runtime, principal, change_id)
     except Conflict as error:
         return _refused(request, runtime, principal, change_id, error, back)
-    return go_on(request, back, outcome.change_id)
+    return go_on(request, back, undone)
+
+
+def _undo(runtime: Resight, principal: Principal, change_id: int) -> int | None:
+    """The change that took it back. What carried out a review's decision is undone with it."""
+    with runtime.sessions() as session:
+        decision_id = changes.get_change(session, change_id).decision_id
+    if decision_id is not None:
+        return runtime.desk.undo(decision_id, actor=principal.actor).change_id
+    with runtime.sessions.begin() as session:
+        outcome = Identity(session, principal.actor).undo(change_id)
+        if outcome.change_id is not None:
+            # A box that is what it was before has lost its vector on the way.
+            runtime.filler.embed_after(session, outcome.change_id)
+    return outcome.change_id
 
 
 def _refused(
     request: Request,
-    runtime: Runtime,
-    principal: Curator,
+    runtime: Resight,
+    principal: Principal,
     change_id: int,
     error: Conflict,
     back: str,
 ) -> Response:
     """Why it cannot be undone, and what to undo first."""
     in_the_way = error.values.get("blocking_id") or error.values.get("by")
-    decision = error.values.get("decision_id")
+    of_review = error.code in ("change_of_decision", "query_moved_on", "decision_undone")
     with runtime.sessions() as session:
         asked = [changes.get_change(session, change_id)]
         if isinstance(in_the_way, int):
@@ -94,6 +106,6 @@ def _refused(
         detail=told(error.detail),
         wanted=views[0],
         blocking=views[1] if len(views) > 1 else None,
-        of_review=decision is not None,
+        of_review=of_review,
         back_to=back,
     )

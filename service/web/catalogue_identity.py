@@ -19,6 +19,7 @@ from db.queries import catalogue, listing, portraits
 from db.queries.catalogue import IndividualRow
 from db.types import Role
 from indexer.identity import Identity
+from indexer.suggestions import suggest_split
 from service.deps import Curator, Db, Runtime
 from service.errors import problem_of
 from service.web import catalogue_view as view
@@ -173,10 +174,18 @@ def split_form(
     _: Curator,
     session: Db,
     ids: Annotated[str, Query(max_length=80_000)] = "",
+    suggest: bool = False,
 ) -> Response:
-    """The photos of an individual, to tick those that show another."""
+    """The photos of an individual, to tick those that show another; with `suggest` those are ticked
+    that look like each other more than like the rest."""
     row = catalogue.get_individual(session, individual_id)
-    return _split_page(request, session, row, read_ids([ids]))
+    if not suggest:
+        return _split_page(request, session, row, read_ids([ids]))
+    groups = suggest_split(session, row.id).groups
+    apart = [int(id_) for group in groups[1:2] for id_ in group.annotation_ids]
+    return _split_page(
+        request, session, row, apart, suggestion=identity_view.split_suggestion(groups)
+    )
 
 
 @router.post("/individuals/{individual_id}/split")
@@ -229,6 +238,7 @@ def _split_page(
     *,
     name: str = "",
     preview: identity_view.Preview | None = None,
+    suggestion: str | None = None,
     form_error: FormProblem | None = None,
 ) -> Response:
     photos = portraits.photos_of(session, row.id, limit=TO_SPLIT).items
@@ -242,7 +252,7 @@ def _split_page(
         photos=[(view.photo_card(photo), photo.annotation_id in ticked) for photo in photos],
         name=name,
         preview=preview,
-        suggestion=None,
+        suggestion=suggestion,
         form_error=form_error,
     )
 

@@ -68,7 +68,10 @@ def change_view(row: ChangeRow, names: Mapping[UUID, str], *, may_undo: bool) ->
         when=figures.moment(row.at),
         is_undo=row.action == "undo",
         undone_by=row.undone_by,
-        may_undo=may_undo and row.undone_by is None,
+        # A decision that was taken back is decided again, on its own page.
+        may_undo=may_undo
+        and row.undone_by is None
+        and not (row.action == "undo" and action.startswith("review.")),
     )
 
 
@@ -108,11 +111,9 @@ class _Told:
 
     @property
     def encounter(self) -> Markup:
-        place = self.text("place") or gettext("an encounter")
-        id_ = self.text("encounter_id")
-        return (
-            Markup('<a href="/encounters/{}">{}</a>').format(id_, place) if id_ else Markup(place)
-        )
+        place, id_ = self.text("place"), self.text("encounter_id")
+        label = gettext("Encounter at %(place)s", place=place) if place else gettext("Encounter")
+        return Markup('<a href="/encounters/{}">{}</a>').format(id_, label)
 
     @property
     def annotation(self) -> Markup:
@@ -193,11 +194,11 @@ def _flag(told: _Told) -> Markup:
 
 
 def _encounter(told: _Told) -> Markup:
-    return markup("The encounter %(encounter)s was edited", encounter=told.encounter)
+    return markup("%(encounter)s: edited", encounter=told.encounter)
 
 
 def _encounter_photos(told: _Told) -> Markup:
-    return markup("Photos came to the encounter %(encounter)s", encounter=told.encounter)
+    return markup("%(encounter)s: photos were added", encounter=told.encounter)
 
 
 def _annotation(told: _Told) -> Markup:

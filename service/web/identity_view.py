@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from db.queries.catalogue import IndividualRow
 from indexer.outcomes import Contradiction, Outcome
+from indexer.suggestions import Group
 from service.web import figures, terms
 from service.web.catalogue_view import LIFE_STAGE, SEX, VITALITY, PhotoCard, TallyView, trait
 from service.web.changes_view import FIELDS, value_word
@@ -114,6 +115,26 @@ def split_preview(source: IndividualRow, outcome: Outcome) -> Preview:
         ),
         against=against(outcome.contradictions),
     )
+
+
+def split_suggestion(groups: Sequence[Group]) -> str:
+    """What comparing the photos of an individual with each other has shown."""
+    if len(groups) < 2:
+        return gettext("Its photos look alike: nothing suggests a split.")
+    first, second = (len(group.annotation_ids) for group in groups[:2])
+    told = gettext(
+        "%(photos)s look more like each other than like the other %(rest)s: they are ticked.",
+        photos=terms.photos(second),
+        rest=figures.number(first),
+    )
+    if len(groups) == 2:
+        return told
+    more = ngettext(
+        "There is %(num)d more such group; split again after this one.",
+        "There are %(num)d more such groups; split again after this one.",
+        len(groups) - 2,
+    )
+    return f"{told} {more}"
 
 
 def move_preview(outcome: Outcome) -> Preview:

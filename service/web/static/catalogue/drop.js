@@ -3,7 +3,7 @@
 // way is told, and goes on from where it stopped.
 
 import { csrfToken } from "../session.js";
-import { nword, word } from "../words.js";
+import { number, nword, word } from "../words.js";
 
 const form = document.querySelector("#drop");
 const input = form.querySelector("input[type=file]");
@@ -30,6 +30,7 @@ const work = {
   alone: 0,
   total: 0,
   done: 0,
+  left: 0,
   known: [],
   sending: null,
   stopped: false,
@@ -41,21 +42,25 @@ function refuse(line) {
   item.textContent = line;
   refused.append(item);
   refused.hidden = false;
+  work.left += 1;
 }
 
 /** In the order of the camera, as far as the files tell. */
 function add(files) {
+  if (files.length === 0) return;
   const photos = [...files].sort(
     (a, b) => a.lastModified - b.lastModified || a.name.localeCompare(b.name, undefined, { numeric: true }),
   );
   for (const photo of photos) {
     if (photo.size > PHOTO_BYTES) {
       refuse(word("%(name)s was left out: it is larger than a photo may be.", { name: photo.name }));
+      work.done += 1;
     } else {
       work.waiting.push(photo);
-      work.total += 1;
     }
+    work.total += 1;
   }
+  form.classList.add("answered");
   run();
 }
 
@@ -147,10 +152,20 @@ function tell(text, share) {
 }
 
 const counted = () =>
-  word("%(done)s of %(photos)s stored", {
-    done: work.done,
+  word("%(done)s of %(photos)s", {
+    done: number(work.done),
     photos: nword("%(num)d photo", "%(num)d photos", work.total),
   });
+
+/** What has come of it in the end. */
+function summed() {
+  const photos = nword("%(num)d photo", "%(num)d photos", work.done - work.left);
+  const encounters = nword("%(num)d encounter", "%(num)d encounters", work.known.length);
+  const told = word("%(photos)s stored, in %(encounters)s.", { photos, encounters });
+  return work.left > 0
+    ? `${told} ${nword("%(num)d was left out.", "%(num)d were left out.", work.left)}`
+    : told;
+}
 
 async function sendAll() {
   while (!work.stopped) {
@@ -205,12 +220,11 @@ async function run() {
     await sendAll();
     if (form.querySelector("[data-ask]").checked) await askAll();
     if (work.stopped) throw new Error(word("Stopped."));
-    const encounters = nword("%(num)d encounter", "%(num)d encounters", work.known.length);
-    tell(word("%(stored)s, in %(encounters)s.", { stored: counted(), encounters }), 1);
+    tell(summed(), 1);
   } catch (error) {
     const stored = counted();
     tell(
-      word("%(why)s %(stored)s; go on when you like.", { why: error.message, stored }),
+      word("%(why)s %(stored)s are stored; nothing is lost.", { why: error.message, stored }),
       work.done / Math.max(1, work.total),
     );
     again.hidden = false;
