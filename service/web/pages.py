@@ -82,6 +82,7 @@ def templates() -> Environment:
         "day": figures.day,
         "moment": figures.moment,
         "viewpoint": terms.viewpoint_word,
+        "body_part": terms.body_part_word,
     }
     return environment
 
