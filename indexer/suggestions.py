@@ -284,7 +284,11 @@ def dismiss(
     decision = rows.add_rejected_pair(
         session, first.id, second.id, actor.principal, actor.account_id, note
     )
-    told = {"individual_id": str(first.id), "other_id": str(second.id)}
+    told = {
+        "decision_id": str(decision),
+        "individual_id": str(first.id),
+        "other_id": str(second.id),
+    }
     records.add_audit(session, actor.principal, "review.different", f"review:{decision}", told)
     return decision
 

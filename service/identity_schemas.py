@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -9,7 +10,9 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from db.queries.changes import ChangeRow
+from db.queries.feed import FeedRow, individuals_of
 from db.queries.portraits import NameRow
+from db.queries.reviews import DecisionRow
 from indexer.suggestions import MergeSuggestion
 from indexer.suggestions import Outlier as OutlierItem
 from service.schemas import IndividualCard, Strict, as_time, in_utc
@@ -135,10 +138,12 @@ class Named(BaseModel):
 
 
 class ChangeOut(BaseModel):
-    """One change of who is who. `detail` holds names and numbers as they were; `undone_by` and
-    `undoes` are other changes, `decision_id` the review that it carried out."""
+    """One change of who is who, or one decision of a person. `id` is what an undo names, null for a
+    decision that changed nobody; `seq` is the place in the feed. `detail` holds names and numbers
+    as they were; `undone_by` and `undoes` are other changes."""
 
-    id: int
+    id: int | None
+    seq: int | None
     at: datetime
     by: str
     action: str
@@ -149,19 +154,55 @@ class ChangeOut(BaseModel):
     detail: dict[str, Any]
 
     @classmethod
-    def of(cls, row: ChangeRow, names: dict[UUID, str]) -> ChangeOut:
+    def of(cls, row: ChangeRow, names: dict[UUID, str], seq: int | None = None) -> ChangeOut:
         """`names` are what individuals are called today."""
         return cls(
             id=row.id,
+            seq=seq,
             at=row.at,
             by=row.principal,
             action=row.action,
-            individuals=[Named(id=id_, name=names.get(id_)) for id_ in row.individual_ids],
+            individuals=_named(row.individual_ids, names),
             undoes=row.undoes_id,
             undone_by=row.undone_by,
             decision_id=row.decision_id,
             detail=row.detail,
         )
+
+    @classmethod
+    def of_feed(cls, row: FeedRow, names: dict[UUID, str]) -> ChangeOut:
+        """A change, or a decision alone."""
+        if row.change is not None:
+            return cls.of(row.change, names, row.seq)
+        said = row.decision
+        return cls(
+            id=None,
+            seq=row.seq,
+            at=row.at,
+            by=row.principal,
+            action=row.action,
+            individuals=_named(individuals_of(row), names),
+            undoes=None,
+            undone_by=None,
+            decision_id=said and said.decision_id,
+            detail={} if said is None else _said(said),
+        )
+
+
+def _named(ids: Iterable[UUID], names: dict[UUID, str]) -> list[Named]:
+    return [Named(id=id_, name=names.get(id_)) for id_ in ids]
+
+
+def _said(said: DecisionRow) -> dict[str, Any]:
+    return {
+        "verdict": said.verdict,
+        "query_id": said.query_id and str(said.query_id),
+        "individual_id": said.individual_id and str(said.individual_id),
+        "rejected": [str(id_) for id_ in said.rejected],
+        "annotation_ids": [str(id_) for id_ in said.annotation_ids],
+        "reason": said.reason,
+        "note": said.note,
+    }
 
 
 class ChangePage(BaseModel):

@@ -407,6 +407,7 @@ def upgrade() -> None:
     )
     op.alter_column("review", "query_id", existing_type=sa.UUID(), nullable=True)
     op.create_index(op.f("ix_review_annotation_id"), "review", ["annotation_id"], unique=False)
+    op.create_index(op.f("ix_review_decision_id"), "review", ["decision_id"], unique=False)
     op.create_index("ix_review_created_at_id", "review", ["created_at", "id"], unique=False)
     op.create_index(
         "ix_review_rejected",
@@ -456,6 +457,7 @@ def downgrade() -> None:
         "ix_review_rejected", table_name="review", postgresql_where=sa.text("verdict = 'different'")
     )
     op.drop_index("ix_review_created_at_id", table_name="review")
+    op.drop_index(op.f("ix_review_decision_id"), table_name="review")
     op.drop_index(op.f("ix_review_annotation_id"), table_name="review")
     op.alter_column("review", "query_id", existing_type=sa.UUID(), nullable=False)
     op.drop_column("review", "filters")

@@ -509,6 +509,12 @@ def get_change(session: Session, change_id: int) -> ChangeRow:
     return _change(row)
 
 
+def get_changes(session: Session, ids: Sequence[int]) -> dict[int, ChangeRow]:
+    """The changes that exist among `ids`, by id."""
+    rows = session.execute(text(f"{_CHANGE} WHERE c.id = ANY(:ids)"), {"ids": list(ids)})
+    return {row.id: _change(row) for row in rows}
+
+
 def images_of(session: Session, change_id: int) -> list[Image]:
     """The rows of a change, in the order in which it wrote them."""
     rows = session.execute(
@@ -534,16 +540,11 @@ def list_changes(
     *,
     individual_id: UUID | None = None,
     since: datetime | None = None,
-    after_id: int | None = None,
     newest_first: bool = True,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[ChangeRow]:
-    """Changes, of one individual (and those merged into it) or all; `since` is inclusive.
-
-    Who follows them asks for those `after_id`, the last one seen: numbers are in the order of the
-    commits, so that none is missed.
-    """
+    """Changes, of one individual (and those merged into it) or all; `since` is inclusive."""
     after = read_cursor(cursor, int)
     conditions = ["true"]
     if individual_id is not None:
@@ -553,8 +554,6 @@ def list_changes(
         )
     if since is not None:
         conditions.append("c.at >= :since")
-    if after_id is not None:
-        conditions.append("c.id > :after_id")
     if after is not None:
         conditions.append(f"c.id {'<' if newest_first else '>'} :after")
     rows = session.execute(
@@ -565,7 +564,6 @@ def list_changes(
         {
             "individual": individual_id,
             "since": since,
-            "after_id": after_id,
             "after": after[0] if after else None,
             "limit": limit,
         },

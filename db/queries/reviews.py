@@ -165,6 +165,12 @@ def get_decision(session: Session, decision_id: UUID) -> DecisionRow:
     return found[0]
 
 
+def get_decisions(session: Session, ids: Sequence[UUID]) -> dict[UUID, DecisionRow]:
+    """The decisions and votes that exist among `ids`, by id; those taken back too."""
+    found = _decisions(session, "r.decision_id = ANY(:ids)", {"ids": list(ids)})
+    return {row.decision_id: row for row in found}
+
+
 def decisions_on(session: Session, query_id: UUID) -> list[DecisionRow]:
     """Decisions and votes on a query, those taken back too, oldest first; undos are not among
     them."""

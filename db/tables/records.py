@@ -145,7 +145,9 @@ class Review(Base):
     )
 
     id: Mapped[uuid.UUID] = uuid_key()
-    decision_id: Mapped[uuid.UUID] = mapped_column(server_default=func.gen_random_uuid())
+    decision_id: Mapped[uuid.UUID] = mapped_column(
+        server_default=func.gen_random_uuid(), index=True
+    )
     query_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("query.id"), index=True)
     """Null for a verdict on two individuals, outside any query."""
     annotation_id: Mapped[int | None] = mapped_column(index=True)

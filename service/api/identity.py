@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
-from db.queries import catalogue, changes, portraits
+from db.queries import catalogue, changes, feed, portraits
 from db.queries.changes import ChangeRow
 from db.queries.paging import Page
 from indexer import suggestions
@@ -249,7 +249,7 @@ def reassign(
 # ---------------------------------------------------------------- changes
 
 
-@router.get("/v1/changes", summary="Changes of who is who")
+@router.get("/v1/changes", summary="Changes of who is who, and decisions")
 def list_changes(
     request: Request,
     response: Response,
@@ -259,28 +259,28 @@ def list_changes(
         When | None, Query(description="From this date or time on, the oldest first.")
     ] = None,
     after: Annotated[
-        int | None,
-        Query(
-            ge=0,
-            description="After this change, the oldest first: whoever asks each time for "
-            "those after the last one seen misses none.",
-        ),
+        int | None, Query(ge=0, description="After this `seq`, the oldest first.")
     ] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> ChangePage:
-    """A feed of names and decisions for other programs; without `since` or `after` the newest come
-    first. An undo is a change of its own, and names what it undoes."""
-    page = changes.list_changes(
+    """A feed for other programs: one that asks each time for what came `after` the last `seq` it
+    has seen misses nothing. Without `since` or `after` the newest come first. An undo is an entry
+    of its own, and names what it undoes."""
+    page = feed.follow(
         session,
         since=since,
-        after_id=after,
+        after=after,
         newest_first=since is None and after is None,
         limit=limit,
         cursor=cursor,
     )
     next_link(request, response, page.next_cursor)
-    return _changes(session, page)
+    ids = {id_ for row in page.items for id_ in feed.individuals_of(row)}
+    names = portraits.names_by_id(session, sorted(ids))
+    return ChangePage(
+        items=[ChangeOut.of_feed(row, names) for row in page.items], next_cursor=page.next_cursor
+    )
 
 
 @router.get("/v1/changes/{change_id}", summary="One change")

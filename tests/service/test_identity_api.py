@@ -145,6 +145,9 @@ def test_dismissed_pair_asks_before_it_is_merged(client: TestClient, pair: Any) 
     assert problem["contradictions"][0]["decision_id"] == decision
     preview = ok(client.post(url, json={"other_id": other, "preview": True}))
     assert preview["contradictions"] == problem["contradictions"]
+    ok(client.post(f"/v1/reviews/{decision}/undo"), 201)
+    assert len(ok(client.get("/v1/suggestions/merges"))["items"]) == 1
+    ok(client.post("/v1/suggestions/merges/dismiss", json=body), 201)
     ok(client.post(url, json={"other_id": other, "confirm_rejected": True}))
 
 
@@ -192,24 +195,33 @@ def test_reassign_many_and_what_stands_in_the_way_of_undoing_it(
 
 
 def test_feed_of_changes_is_followed_without_a_gap(client: TestClient, pair: Any) -> None:
-    seen: list[int] = []
     for name in ("b", "c", "d", "e"):
         ok(client.post(f"/v1/individuals/{pair[0]}/rename", json={"name": name}))
+    dismissed = {"individual_id": pair[0], "other_id": pair[1]}
+    ok(client.post("/v1/suggestions/merges/dismiss", json=dismissed), 201)
+    seen: list[dict[str, Any]] = []
     while True:
-        page = ok(client.get("/v1/changes", params={"after": seen[-1] if seen else 0, "limit": 4}))
-        seen += [item["id"] for item in page["items"]]
+        after = seen[-1]["seq"] if seen else 0
+        page = ok(client.get("/v1/changes", params={"after": after, "limit": 4}))
+        seen += page["items"]
         if not page["items"]:
             break
-    assert seen == sorted(seen)
+    assert [item["action"] for item in seen] == [
+        "add",
+        "add",
+        *["rename"] * 4,
+        "review.different",
+    ]
+    said = seen[-1]
+    assert (said["id"], said["detail"]["verdict"]) == (None, "different")
+    assert {one["id"] for one in said["individuals"]} == set(pair)
     newest = ok(client.get("/v1/changes", params={"limit": 3}))
-    assert [item["id"] for item in newest["items"]] == seen[::-1][:3]
+    assert newest["items"] == seen[::-1][:3]
     rest = client.get("/v1/changes", params={"limit": 3, "cursor": newest["next_cursor"]})
-    assert [item["id"] for item in rest.json()["items"]] == seen[::-1][3:]
-    assert (
-        ok(client.get("/v1/changes", params={"since": "2020-01-01"}))["items"][0]["id"] == (seen[0])
-    )
+    assert rest.json()["items"] == seen[::-1][3:6]
+    assert ok(client.get("/v1/changes", params={"since": "2020-01-01"}))["items"] == seen
     assert ok(client.get("/v1/changes", params={"since": "2999-01-01"}))["items"] == []
-    one = ok(client.get(f"/v1/changes/{seen[-1]}"))
+    one = ok(client.get(f"/v1/changes/{seen[-2]['id']}"))
     assert (one["action"], one["detail"]["to"]) == ("rename", "e")
     refused(client.get("/v1/changes/999999"), 404, "change_unknown")
     refused(client.get("/v1/changes?cursor=x"), 422, "cursor_invalid")
