@@ -122,6 +122,16 @@ class _Told:
         return Markup('<a href="/annotations/{}">{}</a>').format(id_, label)
 
 
+def _add(told: _Told) -> Markup:
+    return markup(
+        "%(who)s was added, with %(photos)s", who=told.who("individual"), photos=told.photos
+    )
+
+
+def _add_photos(told: _Told) -> Markup:
+    return markup("%(who)s got %(photos)s more", who=told.who("individual"), photos=told.photos)
+
+
 def _rename(told: _Told) -> Markup:
     return markup(
         "Renamed %(before)s to %(after)s",
@@ -229,6 +239,8 @@ def _unknown(action: str) -> Callable[[_Told], Markup]:
 
 
 SENTENCES: Mapping[str, Callable[[_Told], Markup]] = {
+    "add": _add,
+    "photos": _add_photos,
     "rename": _rename,
     "add_name": _add_name,
     "remove_name": _remove_name,
