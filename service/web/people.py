@@ -110,7 +110,9 @@ def change_password(
     """One's new password; every other browser is signed out."""
     try:
         if wanted != again:
-            raise Invalid("password_differs", "The new password is not the same both times.")
+            raise Invalid(
+                "password_differs", gettext("The new password is not the same both times.")
+            )
         api.change_own_password(request, present, wanted)
     except REFUSED as error:
         return _me_again(request, "password", error)
@@ -133,7 +135,9 @@ def make_key(
             state, caller_of(request), name, Role(role) if role else None, lasting
         )
     except ValueError:
-        return _me_again(request, "keys", Invalid("invalid", "Choose from the lists."), label=name)
+        return _me_again(
+            request, "keys", Invalid("invalid", gettext("Choose from the lists.")), label=name
+        )
     except REFUSED as error:
         return _me_again(request, "keys", error, label=name)
     shown = Shown(
@@ -258,7 +262,9 @@ def add_person(
     first = not state.household.look().people
     try:
         if first and not password:
-            raise Invalid("password_weak", "Choose a password; you sign in with it from now on.")
+            raise Invalid(
+                "password_weak", gettext("Choose a password; you sign in with it from now on.")
+            )
         secret = password or accounts.make_password()
         with state.runtime.sessions.begin() as session:
             row = accounts.add_person(
@@ -336,7 +342,7 @@ def give_password(account_id: Id, request: Request, principal: Admin, state: Sta
 
 def _role(text: str) -> Role:
     if text not in list(Role):
-        raise Invalid("invalid", "Choose a role from the list.")
+        raise Invalid("invalid", gettext("Choose a role from the list."))
     return Role(text)
 
 

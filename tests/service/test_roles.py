@@ -56,6 +56,7 @@ VIEWER = table("""
     GET /export
     GET /individuals
     GET /individuals/picked
+    GET /individuals/suggestions
     GET /individuals/{individual_id}
     GET /jobs
     GET /jobs/events
@@ -77,6 +78,7 @@ VIEWER = table("""
     POST /review/views
     POST /review/views/{view_id}/drop
     GET /samples/{key}.jpg
+    GET /settings/viewpoints
     GET /v1/annotations/{annotation_id}
     GET /v1/annotations/{annotation_id}/crop
     GET /v1/annotations/{annotation_id}/embedding
@@ -156,7 +158,11 @@ CURATOR = table("""
     POST /individuals/{individual_id}/names
     POST /individuals/{individual_id}/names/{name_id}/remove
     GET,POST /individuals/{individual_id}/split
+    POST /individuals/suggestions/apart
+    POST /individuals/suggestions/{decision_id}/undo
     POST /queries/{query_id}/individual
+    POST /settings/viewpoints
+    POST /settings/viewpoints/{rule_id}/delete
     POST /review/how-sure
     POST /v1/annotations
     PATCH /v1/annotations/{annotation_id}
