@@ -33,6 +33,12 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// What is left empty filters nothing, and is not worth a place in the address.
+document.querySelector(".filters")?.addEventListener("formdata", (event) => {
+  const empty = [...event.formData].filter(([, value]) => !value);
+  for (const [name] of empty) event.formData.delete(name);
+});
+
 for (const pop of document.querySelectorAll("details.pop")) {
   pop.addEventListener("toggle", () => {
     if (pop.open) pop.querySelector("input:not([type=hidden]), select")?.focus();

@@ -247,7 +247,7 @@ export class Pair {
       const image = view.querySelector(`[data-layer="${which}"]`);
       image.hidden = !shown;
       if (!shown) continue;
-      image.src = shown.src;
+      image.src = shown.getAttribute("src");
       image.dataset.deep = shown.dataset.deep ?? "";
       delete image.dataset.deepened;
     }
