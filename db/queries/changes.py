@@ -320,6 +320,12 @@ def undo(session: Session, change_id: int, actor: Actor) -> ChangeRow:
             by=change.undone_by,
         )
     journal = Journal(session)
+    # In the order in which everybody locks: individuals before what belongs to them.
+    session.execute(
+        text("SELECT id FROM individual WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),
+        {"ids": list(change.individual_ids)},
+    )
+    _check_last(session, change_id)
     try:
         with session.begin_nested():
             journal.restore(images_of(session, change_id))
@@ -374,21 +380,35 @@ _STANDING = """
 """
 
 
+def _check_last(session: Session, change_id: int) -> None:
+    """No later change that stands wrote the same columns of the same rows, though they may be what
+    this change left behind by chance."""
+    blocking = session.execute(
+        text(
+            f"SELECT c.id, c.action, c.principal {_STANDING} AND EXISTS ("
+            " SELECT FROM change_row own WHERE own.change_id = :id AND own.entity = r.entity"
+            " AND own.key = r.key AND (own.before IS NULL OR own.after IS NULL OR r.before IS NULL"
+            "  OR r.after IS NULL OR EXISTS (SELECT FROM jsonb_object_keys(r.after) name"
+            "   WHERE jsonb_exists(own.after, name)))) ORDER BY c.id DESC LIMIT 1"
+        ),
+        {"id": change_id},
+    ).one_or_none()
+    if blocking is not None:
+        raise _blocked(change_id, blocking)
+
+
 def _superseded(session: Session, change_id: int, found: InTheWay) -> Conflict:
     image = found.image
     blocking = session.execute(
         text(
-            f"SELECT c.id, c.action, c.principal {_STANDING} AND ((r.entity = :entity"
-            " AND r.key = :key AND (r.before IS NULL OR r.after IS NULL OR EXISTS"
-            "  (SELECT FROM jsonb_object_keys(r.after) name WHERE name = ANY(:columns))))"
-            " OR (r.entity = 'individual_name' AND r.key = :holder)"
+            f"SELECT c.id, c.action, c.principal {_STANDING} AND ("
+            " (r.entity = 'individual_name' AND r.key = :holder)"
             " OR (:entity = 'encounter' AND r.after->>'encounter_id' = :key))"
             " ORDER BY c.id DESC LIMIT 1"
         ),
         {
             "entity": image.entity,
             "key": image.key,
-            "columns": list(image.after or image.before or ()),
             "holder": _name_holder(session, image),
             "id": change_id,
         },

@@ -75,15 +75,17 @@ def lock_individuals(
         Conflict: `individual_merged`, without `follow`; `values` hold into whom.
     """
     wanted = list(ids)
-    # Locked before merges are looked up: who is merged cannot be changed by another after that.
-    lock = text("SELECT id FROM individual WHERE id = ANY(:ids) ORDER BY id FOR UPDATE")
-    session.execute(lock, {"ids": wanted})
-    rows = _individuals(session, wanted)
-    if follow:
-        survivors = [row.merged_into_id or row.id for row in rows]
-        if survivors != wanted:
-            session.execute(lock, {"ids": survivors})
-            rows = _individuals(session, survivors)
+    while True:
+        if follow:
+            wanted = [row.merged_into_id or row.id for row in _individuals(session, wanted)]
+        session.execute(
+            text("SELECT id FROM individual WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"),
+            {"ids": wanted},
+        )
+        rows = _individuals(session, wanted)
+        # One of them may have been merged while this waited for its lock.
+        if not follow or all(row.merged_into_id is None for row in rows):
+            break
     for row in rows:
         if row.withdrawn:
             raise withdrawn(row.id)

@@ -84,6 +84,20 @@ def test_a_later_change_of_the_same_column_stands_in_the_way_and_is_named(
     changes.undo(session, other_column, WHO)
 
 
+def test_a_later_change_stands_in_the_way_though_the_value_is_the_same_by_chance(
+    session: Session,
+) -> None:
+    who = _individual(session, "Tip")
+    first, second, third = (_edit(session, who, notes=note) for note in ("a", "b", "a"))
+    for expected in (third, second):
+        with pytest.raises(Conflict) as refused:
+            changes.undo(session, first, WHO)
+        assert refused.value.values["blocking_id"] == expected
+        changes.undo(session, expected, WHO)
+    changes.undo(session, first, WHO)
+    assert catalogue.get_individual(session, who).notes is None
+
+
 def test_a_change_is_undone_once(session: Session) -> None:
     change = _edit(session, _individual(session, "Tip"), notes="x")
     undone = changes.undo(session, change, WHO)
