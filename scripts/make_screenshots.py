@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.browser.conftest import find_chromium  # noqa: E402
-from tests.browser.drawn_desk import PAGES, DrawnDesk, drawn_desk  # noqa: E402
+from tests.browser.drawn_desk import PAGES, SIGNED_OUT, DrawnDesk, drawn_desk  # noqa: E402
 
 TARGET = ROOT / "docs" / "screenshots"
 WINDOWS = {"wide": (1440, 900), "phone": (390, 844)}
@@ -27,6 +27,7 @@ TALLEST_PX = {"wide": 1500, "phone": 1500}
 PICTURE_WIDTH_PX = {"wide": 1080, "phone": 390}
 QUALITY = 66
 MOST_BYTES = 4_000_000
+ONE_WINDOW = ("review-pair",)
 IN_RUSSIAN = ("answer", "review-pair")
 
 
@@ -57,16 +58,16 @@ def main() -> int:
 
 
 def _all_of(browser: Browser, desk: DrawnDesk, wanted: list[str]) -> None:
-    for window in WINDOWS:
-        for theme in ("light", "dark"):
-            with_theme = _open(browser, window, theme, "en-GB")
-            for name in wanted:
-                _take(with_theme, desk, name, window, TARGET / f"{name}-{window}-{theme}.webp")
-            with_theme.context.close()
-    russian = _open(browser, "wide", "light", "ru")
-    for name in [one for one in IN_RUSSIAN if one in wanted]:
-        _take(russian, desk, name, "wide", TARGET / f"{name}-wide-light-ru.webp")
-    russian.context.close()
+    rounds = [(window, theme, "en-GB", "") for window in WINDOWS for theme in ("light", "dark")]
+    for window, theme, language, ending in [*rounds, ("wide", "light", "ru", "-ru")]:
+        inside, outside = (_open(browser, window, theme, language) for _ in range(2))
+        desk.sign_in(inside.context)
+        for name in wanted:
+            if not ending or name in IN_RUSSIAN:
+                page = outside if name in SIGNED_OUT else inside
+                _take(page, desk, name, window, TARGET / f"{name}-{window}-{theme}{ending}.webp")
+        inside.context.close()
+        outside.context.close()
 
 
 def _open(browser: Browser, window: str, theme: str, language: str) -> Page:
@@ -87,9 +88,12 @@ def _take(page: Page, desk: DrawnDesk, name: str, window: str, target: Path) -> 
     # That the demo's gate is a small one is no matter of the page.
     page.evaluate("document.querySelector('.notices')?.remove()")
     _settle(page, TALLEST_PX[window])
-    height = min(TALLEST_PX[window], page.evaluate("document.documentElement.scrollHeight"))
+    height = page.evaluate("document.documentElement.scrollHeight")
+    # What stands at the foot of the window stands there in the picture too.
+    tallest = WINDOWS[window][1] if name in ONE_WINDOW else TALLEST_PX[window]
+    height = min(tallest, height)
     clip = {"x": 0, "y": 0, "width": WINDOWS[window][0], "height": height}
-    taken = page.screenshot(full_page=True, clip=clip)
+    taken = page.screenshot(full_page=name not in ONE_WINDOW, clip=clip)
     picture = Image.open(io.BytesIO(taken)).convert("RGB")
     width = PICTURE_WIDTH_PX[window]
     if picture.width > width:

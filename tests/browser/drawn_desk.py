@@ -7,6 +7,7 @@ tests look at, and what `scripts/make_screenshots.py` takes pictures of.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from playwright.sync_api import BrowserContext
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded
@@ -36,6 +38,10 @@ from tests.service.small import OtherPixels
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_S = 120.0
+LOGIN = "vera"
+PASSWORD = "four grey whales swimming"
+SIGNED_OUT = ("sign-in",)
+"""Pages that are for those who have not signed in."""
 Json = Mapping[str, Any]
 
 PAGES: dict[str, str] = {
@@ -72,6 +78,12 @@ class DrawnDesk:
 
     url: str
     ids: Mapping[str, str]
+
+    def sign_in(self, context: BrowserContext) -> None:
+        """Signs a browser in as the admin."""
+        form = {"login": LOGIN, "password": PASSWORD}
+        answer = context.request.post(f"{self.url}/sign-in", form=form)
+        assert answer.ok, answer.text()
 
     def address(self, page: str) -> str:
         """Where a page of the table lies."""
@@ -166,7 +178,7 @@ def _work(
     answer = _said(client.post("/v1/identify", files={"file": (known.name, known.read_bytes())}))
     asked, encounter = _drop(client, brought)
     individual = _keep_the_catalogue(client)
-    return {
+    ids = {
         "answer": str(answer["query_id"]),
         "asked": asked,
         "encounter": encounter,
@@ -174,6 +186,8 @@ def _work(
         "run": _reindex(client, sessions, folder),
         "job": _job_with_a_failure(sessions),
     }
+    _people(client)
+    return ids
 
 
 def _said(answer: httpx.Response) -> Json:
@@ -218,6 +232,23 @@ def _keep_the_catalogue(client: httpx.Client) -> str:
     _said(client.post(f"{at}/names", json={"name": "HW-0417"}))
     _said(client.post(f"/v1/individuals/{two['id']}/merge", json={"other_id": three["id"]}))
     return str(one["id"])
+
+
+def _people(client: httpx.Client) -> None:
+    """Gives people accounts; from here on everybody signs in."""
+    admin = {"login": LOGIN, "name": "Vera Holm", "role": "admin", "password": PASSWORD}
+    _said(client.post("/v1/people", json=admin))
+    client.post("/sign-in", data={"login": LOGIN, "password": PASSWORD})
+    token = re.search(r'name="csrf-token" content="([^"]+)"', client.get("/jobs").text)
+    assert token is not None
+    own = {"X-CSRF-Token": token[1]}
+    for login, name, role in (
+        ("ole", "Ole Brandt", "reviewer"),
+        ("anna", "Анна Лаптева", "curator"),
+    ):
+        person = {"login": login, "name": name, "role": role, "password": PASSWORD}
+        _said(client.post("/v1/people", json=person, headers=own))
+    _said(client.post("/v1/me/keys", json={"name": "field laptop"}, headers=own))
 
 
 def _reindex(client: httpx.Client, sessions: sessionmaker[Session], folder: Path) -> str:

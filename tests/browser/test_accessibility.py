@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.drawn_desk import PAGES, DrawnDesk, drawn_desk
+from tests.browser.conftest import PATIENCE_MS
+from tests.browser.drawn_desk import PAGES, SIGNED_OUT, DrawnDesk, drawn_desk
 
 AXE = Path(__file__).resolve().parent / "vendor" / "axe.min.js"
 WIDTHS = {"wide": (1440, 900), "phone": (390, 844)}
@@ -22,16 +24,31 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrawnDesk]:
         yield running
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A window with somebody signed in, and one with nobody."""
+
+    inside: Page
+    outside: Page
+
+    def open(self, desk: DrawnDesk, name: str) -> Page:
+        page = self.outside if name in SIGNED_OUT else self.inside
+        page.goto(desk.address(name), wait_until="load")
+        return page
+
+
 @pytest.fixture(scope="module", params=sorted(WIDTHS))
-def page(request: pytest.FixtureRequest, browser: Browser, desk: DrawnDesk) -> Iterator[Page]:
+def reader(request: pytest.FixtureRequest, browser: Browser, desk: DrawnDesk) -> Iterator[Reader]:
     width, height = WIDTHS[request.param]
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, reduced_motion="reduce"
-    )
-    made = context.new_page()
-    made.set_default_timeout(30_000)
-    yield made
-    context.close()
+    window = {"width": width, "height": height}
+    contexts = [browser.new_context(viewport=window, reduced_motion="reduce") for _ in range(2)]
+    desk.sign_in(contexts[0])
+    pages = [context.new_page() for context in contexts]
+    for page in pages:
+        page.set_default_timeout(PATIENCE_MS)
+    yield Reader(*pages)
+    for context in contexts:
+        context.close()
 
 
 def findings(page: Page) -> list[str]:
@@ -46,21 +63,10 @@ def findings(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
-def test_a_page_has_no_serious_finding(page: Page, desk: DrawnDesk, name: str) -> None:
-    """Both themes: colours are what differs, so the page is asked once and then dyed."""
-    page.emulate_media(color_scheme="light")
-    page.goto(desk.address(name), wait_until="load")
-    page.wait_for_load_state("networkidle") if name not in ("jobs", "job", "reindex") else None
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    problems = [f"light {line}" for line in findings(page)]
-    page.emulate_media(color_scheme="dark")
-    problems += [f"dark {line}" for line in findings(page)]
-    assert problems == []
-
-
-@pytest.mark.parametrize("name", sorted(PAGES))
-def test_a_page_fits_its_window(page: Page, desk: DrawnDesk, name: str) -> None:
-    page.goto(desk.address(name), wait_until="load")
+def test_a_page_is_open_to_all(reader: Reader, desk: DrawnDesk, name: str) -> None:
+    """It fits, has a name, and axe-core finds nothing serious. In both themes: colours are all that
+    differs, so the page is asked for once and then dyed."""
+    page = reader.open(desk, name)
     wide = page.evaluate(
         "() => [...document.querySelectorAll('body *')]"
         ".filter(e => e.getBoundingClientRect().right > innerWidth + 1 && e.checkVisibility())"
@@ -69,12 +75,17 @@ def test_a_page_fits_its_window(page: Page, desk: DrawnDesk, name: str) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), wide[:5]
     assert page.locator("h1").count() == 1
     assert page.title() not in ("", "Resight")
-
-
-def test_a_theme_and_a_language_are_chosen_without_a_flash(page: Page, desk: DrawnDesk) -> None:
-    page.context.clear_cookies()
     page.emulate_media(color_scheme="light")
-    page.goto(desk.address("individuals"))
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    problems = [f"light {line}" for line in findings(page)]
+    page.emulate_media(color_scheme="dark")
+    problems += [f"dark {line}" for line in findings(page)]
+    assert problems == []
+
+
+def test_theme_and_language_are_chosen_without_a_flash(reader: Reader, desk: DrawnDesk) -> None:
+    page = reader.open(desk, "individuals")
+    page.emulate_media(color_scheme="light")
     ground = "() => getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     with page.expect_response("**/settings/appearance"):
@@ -82,11 +93,15 @@ def test_a_theme_and_a_language_are_chosen_without_a_flash(page: Page, desk: Dra
     dark = page.evaluate(ground)
     assert dark != light
     # The page comes dark from the service: nothing has to run before it is right.
-    page.goto(desk.address("individuals"))
+    page.reload()
     assert page.locator("html").get_attribute("data-theme") == "dark"
     assert page.evaluate(ground) == dark
     page.get_by_label("Language").select_option("ru")
     page.wait_for_function("document.documentElement.lang === 'ru'")
     assert page.url == desk.address("individuals")
     assert page.locator("h1").inner_text() == "Особи"
-    page.context.clear_cookies()
+    page.get_by_label("Язык").select_option("en")
+    page.wait_for_function("document.documentElement.lang === 'en'")
+    with page.expect_response("**/settings/appearance"):
+        page.get_by_label("Theme").select_option("")
+    assert page.evaluate(ground) == light
