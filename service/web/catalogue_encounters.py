@@ -34,7 +34,8 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 Text = Annotated[str, Query(max_length=200)]
 Short = Annotated[str, Form(max_length=200)]
-Long = Annotated[str, Form(max_length=20_000)]
+ShortIfGiven = Annotated[str | None, Form(max_length=200)]
+LongIfGiven = Annotated[str | None, Form(max_length=20_000)]
 
 
 class Wanted:
@@ -258,13 +259,13 @@ def edit(
     principal: Reviewer,
     runtime: Runtime,
     etag: Short = "",
-    started_at: Short | None = None,
-    ended_at: Short | None = None,
-    place: Short | None = None,
-    latitude: Short | None = None,
-    longitude: Short | None = None,
-    observer: Short | None = None,
-    notes: Long | None = None,
+    started_at: ShortIfGiven = None,
+    ended_at: ShortIfGiven = None,
+    place: ShortIfGiven = None,
+    latitude: ShortIfGiven = None,
+    longitude: ShortIfGiven = None,
+    observer: ShortIfGiven = None,
+    notes: LongIfGiven = None,
 ) -> Response:
     """Corrects it; what the form did not hold stays, what was emptied goes."""
     given = {
