@@ -159,7 +159,9 @@ async def _caller(request: Request) -> Caller:
         if caller is not None:
             return caller
     household = state.household
-    here = household.fresh or await run_in_threadpool(household.look)
+    here = household.fresh
+    if here is None:
+        here = await run_in_threadpool(household.look)
     if here.people or not state.runtime.settings.on_loopback:
         raise unauthorized(people=here.people)
     if here.local is None:
