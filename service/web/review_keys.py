@@ -38,6 +38,7 @@ KEYS = (
         lazy("Look"),
         (
             (("+", "−", "0"), lazy("zoom in, out, whole photos")),
+            (("1", "…", "9"), lazy("a ninth of both photos, as on a number pad")),
             (("L",), lazy("move both photos as one, or apart")),
             (("O",), lazy("lay one photo over the other")),
             (("F", "⇧F"), lazy("flip the candidate, the query")),

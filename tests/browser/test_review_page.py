@@ -608,6 +608,8 @@ def test_zoom_and_pan_move_both_photos_until_they_are_taken_apart(page: Page, de
     press(page, "+")
     press(page, "-")
     assert scale(page, "query") == 1.5
+    press(page, "7")
+    assert scale(page, "query") == scale(page, "candidate") == 3
 
 
 def test_one_photo_is_turned_flipped_and_lit_alone(page: Page, desk: Desk) -> None:

@@ -53,6 +53,12 @@ function nameOf(event) {
     : event.key;
 }
 
+/** A digit, wherever the alphabet has put it, asks for a ninth of the photos. */
+function ninthOf(event) {
+  const digit = /^(?:Digit|Numpad)([1-9])$/.exec(event.code);
+  return digit && (event.key === digit[1] || !/[!-~]/.test(event.key)) ? `ninth-${digit[1]}` : null;
+}
+
 const TYPED = "textarea, select, input:not([type=range], [type=checkbox])";
 
 /** Calls `act` with what a key asks for; it answers whether it did something. */
@@ -63,7 +69,7 @@ export function enableKeys(act) {
     if (event.target.matches(TYPED)) return;
     if (event.target.matches("input[type=range]") && event.key.startsWith("Arrow")) return;
     const name = nameOf(event);
-    const asked = (event.shiftKey && SHIFTED[name]) || PLAIN[name];
+    const asked = ninthOf(event) ?? ((event.shiftKey && SHIFTED[name]) || PLAIN[name]);
     if (!asked || (event.repeat && ONCE.has(asked))) return;
     // Keys of one letter can be switched off, for who speaks to the machine.
     if (/^[a-z]$/.test(name) && localStorage.getItem(OFF)) return;

@@ -48,6 +48,19 @@ export class Lens {
     this.apply();
   }
 
+  /** The same ninth of each photo, counted as on a number pad: 7 is the upper left. */
+  ninth(digit) {
+    const at = { x: (((digit - 1) % 3) + 0.5) / 3, y: (2.5 - Math.floor((digit - 1) / 3)) / 3 };
+    for (const [which, layer] of Object.entries(this.layers)) {
+      const image = this.place.querySelector(`.view:not([hidden]) img[data-layer="${which}"]`);
+      const shown = image ? drawnIn(image) : { width: 1, height: 1 };
+      layer.scale = 3;
+      layer.x = 0.5 - layer.scale * (0.5 + (at.x - 0.5) * shown.width);
+      layer.y = 0.5 - layer.scale * (0.5 + (at.y - 0.5) * shown.height);
+    }
+    this.apply();
+  }
+
   /** Both photos whole again, as one. */
   reset() {
     this.free = !this.linked || this.over;
@@ -122,13 +135,21 @@ export class Lens {
   }
 }
 
+/** The part of its view that a whole photo takes up, in shares of the view. */
+function drawnIn(image) {
+  const { clientWidth: width, clientHeight: height } = image.parentElement;
+  const { naturalWidth, naturalHeight } = image;
+  if (!naturalWidth || !width || !height) return { width: 1, height: 1 };
+  const fit = Math.min(width / naturalWidth, height / naturalHeight);
+  return { width: (naturalWidth * fit) / width, height: (naturalHeight * fit) / height };
+}
+
 /** How much smaller a photo is drawn when it lies on its side. */
 function fitTurned(image) {
   const { clientWidth: width, clientHeight: height } = image.parentElement;
-  const { naturalWidth, naturalHeight } = image;
-  if (!naturalWidth || !width || !height) return 1;
-  const share = Math.min(width / naturalWidth, height / naturalHeight);
-  return Math.min(width / (naturalHeight * share), height / (naturalWidth * share));
+  const shown = drawnIn(image);
+  if (!width || !height) return 1;
+  return Math.min(width / (shown.height * height), height / (shown.width * width));
 }
 
 /** Puts the larger rendering in place once it has arrived, unless another photo is shown by then. */

@@ -1,9 +1,9 @@
 // Owns the keyboard of the page of queues: up and down through the items, Enter to begin.
 
-const rows = [...document.querySelectorAll("[data-row]")];
 const TYPED = "textarea, select, input, summary, button, a";
 
 function step(by) {
+  const rows = [...document.querySelectorAll("[data-row]")];
   const here = rows.indexOf(document.activeElement);
   const next = rows[here < 0 ? (by > 0 ? 0 : rows.length - 1) : here + by];
   next?.focus();
@@ -37,6 +37,17 @@ document.addEventListener("click", (event) => {
 document.querySelector(".filters")?.addEventListener("formdata", (event) => {
   const empty = [...event.formData].filter(([, value]) => !value);
   for (const [name] of empty) event.formData.delete(name);
+});
+
+// Whoever comes back from the bench finds the list where it was, with what still waits.
+addEventListener("pageshow", async (event) => {
+  if (!event.persisted) return;
+  const answer = await fetch(location.href).catch(() => null);
+  if (!answer?.ok) return;
+  const now = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const part of [".queues", "[data-waits]"]) {
+    document.querySelector(part)?.replaceWith(now.querySelector(part));
+  }
 });
 
 for (const pop of document.querySelectorAll("details.pop")) {

@@ -31,6 +31,8 @@ const pair = new Pair(place, lens, shelf, onCandidate);
 let turns = 0;
 let shownAt = 0;
 let decidedAt = null;
+/** What was just decided, to be heard before the next pair. */
+let done = "";
 
 // ---------------------------------------------------------------------------------- showing items
 
@@ -95,7 +97,10 @@ function settle() {
   decider.saw(item.dataset.item, Number(item.dataset.version));
   comment.of(pair.id);
   document.title = `${item.dataset.title} · Resight`;
-  say(item.dataset.said);
+  say(done ? word("%(done)s. %(next)s", { done, next: item.dataset.said }) : item.dataset.said);
+  done = "";
+  bench.classList.remove("bench-more");
+  bench.querySelector('[data-act="more"]')?.setAttribute("aria-expanded", "false");
   press({ "flip-query": false, "flip-candidate": false });
   drawButtons();
   line.stand(pair.id).then(() => shelf.want(line.peek(AHEAD)));
@@ -209,6 +214,7 @@ function leave(body, text) {
   const { id } = pair;
   decide(body, text);
   gone(id);
+  done = text;
   showNext();
 }
 
@@ -304,6 +310,7 @@ const newForm = new NewForm(async ({ name, taxon, note, remember }) => {
   showToast(text);
   gone(id);
   decidedAt = started;
+  done = text;
   await showNext();
 });
 
@@ -468,9 +475,10 @@ function act(name, event) {
     return true;
   }
   if (name === "undo" && !mayDecide) return false;
-  if (name in LOOKS) {
+  if (name in LOOKS || name.startsWith("ninth-")) {
     if (!pair.item) return false;
-    LOOKS[name](event);
+    if (name in LOOKS) LOOKS[name](event);
+    else lens.ninth(Number(name.at(-1)));
     return true;
   }
   if (!(name in WAYS)) return false;

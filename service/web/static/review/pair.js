@@ -1,7 +1,7 @@
 // Owns the pair on the page: which candidate stands beside the query, and which photos of both.
 
 import { word } from "../words.js";
-import { say } from "./told.js";
+import { say, showToast } from "./told.js";
 
 export class Pair {
   /** `onCandidate`: another candidate is shown. */
@@ -98,7 +98,7 @@ export class Pair {
     // A slower answer to an earlier key press must not replace a later one.
     if (turn !== this.asked || item !== this.item) return;
     if (!entry) {
-      say(word("The candidate could not be loaded."));
+      showToast(word("The candidate could not be loaded."), { undo: false });
       return;
     }
     this.side.replaceWith(entry.side);
