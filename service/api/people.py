@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from db.types import Role
 from indexer.etags import etag_of, require_etag
 from indexer.once import Asked, once
 from service import accounts
+from service.api.encounters import IfMatch
 from service.api.individuals import IdempotencyKey
 from service.deps import (
     Admin,
@@ -39,10 +40,6 @@ router = APIRouter(tags=["people"])
 Name = Annotated[str, Field(max_length=200, description="Stands beside the person's decisions.")]
 Password = Annotated[SecretStr, Field(max_length=accounts.LONGEST_PASSWORD)]
 Id = Annotated[int, Path(ge=1, le=2**31 - 1)]
-IfMatch = Annotated[
-    str | None,
-    Header(alias="If-Match", description="The ETag of what was read; refused where it changed."),
-]
 
 
 class MeOut(BaseModel):
