@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
+from sqlalchemy.orm import Session
 
 from db.errors import Conflict
-from db.queries import catalogue, changes
+from db.queries import catalogue, changes, portraits
 from indexer.identity import Identity
 from service.deps import Curator, Db, Principal, Runtime, Viewer
 from service.runtime import Resight
@@ -18,6 +20,7 @@ from service.web.pages import PageRoute, is_fragment, render
 from service.web.told import told
 
 ON_A_PAGE = 40
+OF_INDIVIDUAL = re.compile(r"/individuals/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -65,7 +68,21 @@ def undo(
         undone = _undo(runtime, principal, change_id)
     except Conflict as error:
         return _refused(request, runtime, principal, change_id, error, back)
-    return go_on(request, back, undone)
+    with runtime.sessions() as session:
+        home = _home(session, back, undone)
+    return go_on(request, home, undone)
+
+
+def _home(session: Session, back: str, undone: int | None) -> str:
+    """Where one goes on: not to an individual that is no more, but to one that is left."""
+    found = OF_INDIVIDUAL.match(back)
+    if found is None or undone is None:
+        return back
+    touched = changes.get_change(session, undone).individual_ids
+    there = portraits.names_by_id(session, [UUID(found[1]), *touched])
+    if UUID(found[1]) in there:
+        return back
+    return f"/individuals/{next(iter(there))}" if there else "/individuals"
 
 
 def _undo(runtime: Resight, principal: Principal, change_id: int) -> int | None:

@@ -25,6 +25,9 @@ from service.web.words import ngettext
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
+TOGETHER = ("sex", "life_stage", "vitality", "taxon")
+"""What can be said of many individuals at once."""
+
 Typed = Annotated[str, Form(max_length=20_000)]
 Short = Annotated[str, Form(max_length=200)]
 
@@ -175,7 +178,7 @@ def edit_many_form(
     request: Request, _: Curator, session: Db, ids: Annotated[str, Query(max_length=80_000)] = ""
 ) -> Response:
     """The same to be said of many individuals."""
-    return _many_page(request, session, read_uuids(ids.split(",")), {})
+    return _many_page(request, session, read_uuids(ids.split(",")), dict.fromkeys(TOGETHER, ""))
 
 
 @router.post("/individuals/edit")

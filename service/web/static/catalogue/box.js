@@ -118,8 +118,6 @@ function enablePointer(box) {
   let dragged = false;
   svg.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
-    event.preventDefault();
-    box.rect.focus({ preventScroll: true });
     start = at(event);
     act = begin(box, start);
     dragged = false;
@@ -133,7 +131,12 @@ function enablePointer(box) {
     dragged = true;
     act(point);
   });
-  const end = () => (act = null);
+  const end = () => {
+    if (dragged) box.rect.focus({ preventScroll: true });
+    act = null;
+  };
+  // Pressing the mouse would take the keyboard from the box again.
+  svg.addEventListener("mousedown", (event) => event.preventDefault());
   svg.addEventListener("pointerup", end);
   svg.addEventListener("pointercancel", end);
   // A drag that ends on another region is no click on it.
