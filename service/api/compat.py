@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from indexer.archive import ZipEntry, ZipLimits, read_zip
 from indexer.identify import IdentifyOptions, NoReadablePhoto, PhotoIn
 from indexer.inference import Busy
 from service.compat import corrupted, prediction
+from service.csv_text import csv_lines
 from service.deps import AppState, Reviewer, Runtime, State, Viewer
 from service.errors import FieldError, Problem
 from service.observe import identify_observed
@@ -66,7 +65,6 @@ EXPORT_COLUMNS = (
     "model",
 )
 BUSY_TRIES = 30
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 async def single_photo(request: Request) -> Part:
@@ -153,7 +151,7 @@ def export(
     if format_ == "json":
         return StreamingResponse(_as_json(rows), media_type="application/json")
     return StreamingResponse(
-        _as_csv(rows),
+        csv_lines(rows, EXPORT_COLUMNS),
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": 'attachment; filename="resight-queries.csv"'},
     )
@@ -221,22 +219,3 @@ def _as_json(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
         yield separator + json.dumps(row)
         separator = ","
     yield "[]" if separator == "[" else "]"
-
-
-def _as_csv(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, EXPORT_COLUMNS)
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
-
-
-def _cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
-        return "'" + value
-    return value

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import FileResponse, Response
 
 from db.queries import catalogue
-from service.deps import Db, Runtime, Viewer
+from service.deps import Curator, Db, Runtime, Viewer
 
 router = APIRouter(tags=["media"])
 MediaId = Annotated[int, Path(ge=1, le=2**62)]
@@ -25,8 +25,9 @@ UNCHANGING = {"Cache-Control": "private, max-age=31536000, immutable"}
     summary="A stored photo, byte for byte",
     response_class=FileResponse,
 )
-def read_media(media_id: MediaId, _: Viewer, runtime: Runtime, session: Db) -> Response:
-    """As received, metadata included; offered as a download, never shown by the browser."""
+def read_media(media_id: MediaId, _: Curator, runtime: Runtime, session: Db) -> Response:
+    """As received, for curators: its EXIF may say where an animal was. Offered as a download, never
+    shown by the browser; everybody else has the thumbnail, which carries none."""
     media = catalogue.get_media(session, media_id)
     name = media.original_name or f"{media.sha256}.{media.media_type.partition('/')[2]}"
     headers = UNCHANGING | {
