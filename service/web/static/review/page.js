@@ -86,7 +86,9 @@ function fit() {
   const stage = place.querySelector(".stage");
   if (!stage) return;
   const above = stage.getBoundingClientRect().top + scrollY;
+  const below = bench.querySelector(".decide").offsetHeight;
   bench.style.setProperty("--above", `${Math.round(above)}px`);
+  bench.style.setProperty("--decide", `${below}px`);
 }
 
 /** Everything around the item that depends on it. */
@@ -260,8 +262,9 @@ async function refused(refusal, { id, body, text, typed }) {
   const entry = await shelf.again(id).catch(() => null);
   const now = entry?.element.dataset.last;
   if (["query_moved_on", "query_decided", "vote_given"].includes(refusal.code)) {
-    const kept = typed ? ` ${word("Your comment is kept.")}` : "";
-    notice(word("Somebody was faster."), `${now || refusal.message}${kept}`, [look]);
+    const what = now || refusal.message;
+    const told = typed ? word("%(what)s. Your comment is kept.", { what }) : what;
+    notice(word("Somebody was faster."), told.replace("..", "."), [look]);
   } else {
     notice(word("Not saved:"), refusal.message, [look]);
   }
