@@ -25,7 +25,8 @@ TARGET = ROOT / "docs" / "screenshots"
 WINDOWS = {"wide": (1440, 900), "phone": (390, 844)}
 TALLEST_PX = {"wide": 1500, "phone": 1500}
 PICTURE_WIDTH_PX = {"wide": 1080, "phone": 390}
-QUALITY = 66
+QUALITY = 62
+INDIVIDUALS = 40
 MOST_BYTES = 4_000_000
 ONE_WINDOW = ("review-pair",)
 IN_RUSSIAN = ("answer", "review-pair")
@@ -41,7 +42,7 @@ def main() -> int:
     TARGET.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as folder,
-        drawn_desk(Path(folder)) as desk,
+        drawn_desk(Path(folder), individuals=INDIVIDUALS) as desk,
         sync_playwright() as playwright,
     ):
         program = find_chromium(playwright.chromium.executable_path)
@@ -106,12 +107,13 @@ def _take(page: Page, desk: DrawnDesk, name: str, window: str, target: Path) -> 
 
 def _settle(page: Page, tallest_px: int) -> None:
     """Waits until the photos that the picture will show are there; those further down are lazy."""
-    page.evaluate("height => scrollTo(0, height)", tallest_px)
-    page.wait_for_timeout(200)
+    for depth in range(0, tallest_px, 600):
+        page.evaluate("depth => scrollTo(0, depth)", depth)
+        page.wait_for_timeout(100)
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_function(
-        "height => [...document.images].filter(image => image.checkVisibility()"
-        " && image.getBoundingClientRect().top < height).every(image => image.complete)",
+        "height => [...document.images].filter(image => image.src && image.checkVisibility()"
+        " && image.getBoundingClientRect().top < height).every(image => image.naturalWidth)",
         arg=tallest_px,
     )
     page.wait_for_timeout(300)

@@ -55,6 +55,9 @@ BODY_PARTS = {
     "whole body": lazy("whole body"),
 }
 
+SIDES = VIEWPOINTS | BODY_PARTS
+"""What stands in an import's column of viewpoints may well be a body part."""
+
 
 def latin_name(taxon: str | None) -> str | None:
     """A taxon as people write it."""
@@ -71,7 +74,7 @@ def common_name(taxon: str | None, common: str | None = None) -> str | None:
 
 def viewpoint_word(viewpoint: str | None) -> str | None:
     """A viewpoint in the reader's language; one that is in no table stays as it was typed."""
-    return str(VIEWPOINTS.get(viewpoint, viewpoint)) if viewpoint else None
+    return str(SIDES.get(viewpoint, viewpoint)) if viewpoint else None
 
 
 def body_part_word(body_part: str | None) -> str | None:

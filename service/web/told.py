@@ -47,7 +47,7 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str], str], ...]:
         form = lazily.text
         pieces = _PLACEHOLDER.split(form)
         pattern = "".join(
-            f"(?P<{piece}>.+?)" if i % 2 else re.escape(piece.replace("%%", "%"))
+            f"(?P<{piece}>.*?)" if i % 2 else re.escape(piece.replace("%%", "%"))
             for i, piece in enumerate(pieces)
         )
         made.append((pieces[0][:_BEGINNING], re.compile(pattern, re.DOTALL), form))

@@ -300,4 +300,58 @@ FORMS = (
     lazy("reviewer"),
     lazy("curator"),
     lazy("admin"),
+    # Why a new space is worse.
+    lazy("recall of the snapshot is %(recall)s, below %(least)s"),
+    lazy("top-1 falls by %(drop)s (of %(count)s questions), by more than %(most)s"),
+    lazy("%(lost)s of %(all)s annotations would lose their vector, more than %(most)s"),
+    # The desk.
+    lazy("No decision has the id %(id)s."),
+    lazy("You have not reserved the name %(name)s."),
+    lazy("A saved view needs a name."),
+    lazy("You have no saved view %(id)s."),
+    lazy("Name each annotation once."),
+    lazy("One question has at most %(most)s photos, not %(count)s; ask about them in parts."),
+    lazy(
+        "Everybody on the photos of this encounter is named already, or there are none; name "
+        "the annotations that are to be asked about."
+    ),
+    lazy("Name annotations or an encounter to ask about."),
+    lazy("The query %(id)s has no photos that are stored."),
+    lazy(
+        "The query %(id)s was answered and is not to be decided; send it to the desk first "
+        "(`POST /v1/queries` with its `query_id`)."
+    ),
+    lazy(
+        "Somebody said that this is another animal; undo that, or say `same` with "
+        "`confirm_rejected`."
+    ),
+    lazy("This query was decided%(who)s while you looked at it; see what it is now."),
+    lazy("%(name)s has decided this query (%(verdict)s); undo that first."),
+    lazy("%(name)s has taken this decision back already."),
+    lazy("The regions that were asked about were deleted; ask again."),
+    lazy("The verdicts `same` and `different` name the individual they speak of."),
+    lazy("Say why the photo cannot be used: give a `reason`."),
+    lazy("An undo is not taken back; decide the query again instead."),
+    lazy("The opinions have led to a decision; undo that one first."),
+    lazy("You have given your opinion already; undo it to give another one."),
+    lazy("Annotation %(id)s is not one of this query's; name its own, or none for all of them."),
+    lazy(
+        "Annotation %(id)s shows %(name)s already; a curator can reassign it, or decide on "
+        "the other photos alone."
+    ),
+    lazy("same"),
+    lazy("different"),
+    lazy("unsure"),
+    lazy("new"),
+    lazy("not_usable"),
+    # The catalogue.
+    lazy("Between 1 and %(most)s individuals are edited together, not %(count)s."),
+    lazy("%(link)s is not the address of a page; it starts with http:// or https://."),
+    lazy("They were merged into %(name)s; undo that, or split it."),
+    lazy("Tick two individuals to merge them, or any to edit them."),
+    lazy("No photo of this encounter is for matching."),
+    lazy("These are one individual already."),
+    lazy("None of these photos is in the catalogue."),
+    lazy("Choose an individual of the catalogue."),
+    lazy(" by %(name)s (%(verdict)s)"),
 )

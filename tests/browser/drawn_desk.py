@@ -54,10 +54,14 @@ PAGES: dict[str, str] = {
     "encounters": "/encounters",
     "encounters-new": "/encounters/new",
     "encounter": "/encounters/{encounter}",
+    "encounter-edit": "/encounters/{encounter}/edit",
+    "annotation": "/annotations/{annotation}",
     "individuals": "/individuals",
     "individual": "/individuals/{individual}",
     "individual-edit": "/individuals/{individual}/edit",
+    "individual-merge": "/individuals/{individual}/merge?with={other}",
     "individual-split": "/individuals/{individual}/split",
+    "individuals-edit": "/individuals/edit?ids={individual},{other}",
     "suggestions": "/individuals/suggestions",
     "changes": "/changes",
     "viewpoints": "/settings/viewpoints",
@@ -91,7 +95,7 @@ class DrawnDesk:
 
 
 @contextmanager
-def drawn_desk(folder: Path, *, individuals: int = 24) -> Iterator[DrawnDesk]:
+def drawn_desk(folder: Path, *, individuals: int = 16) -> Iterator[DrawnDesk]:
     """Draws, imports, starts the service, and lets people work a little."""
     demo = folder / "demo"
     write_catalogue(demo / "photos", individuals=individuals, photos_per_individual=(4, 4))
@@ -176,13 +180,10 @@ def _work(
     _said(client.patch("/v1/me", json={"name": "Vera Holm"}))
     known = folder / "demo" / "queries" / "known.jpg"
     answer = _said(client.post("/v1/identify", files={"file": (known.name, known.read_bytes())}))
-    asked, encounter = _drop(client, brought)
-    individual = _keep_the_catalogue(client)
     ids = {
         "answer": str(answer["query_id"]),
-        "asked": asked,
-        "encounter": encounter,
-        "individual": individual,
+        **_drop(client, brought),
+        **_keep_the_catalogue(client),
         "run": _reindex(client, sessions, folder),
         "job": _job_with_a_failure(sessions),
     }
@@ -197,8 +198,8 @@ def _said(answer: httpx.Response) -> Json:
     return said
 
 
-def _drop(client: httpx.Client, brought: tuple[FieldPhoto, ...]) -> tuple[str, str]:
-    """Drops a day at sea and decides some of it; (a query that is open, an encounter)."""
+def _drop(client: httpx.Client, brought: tuple[FieldPhoto, ...]) -> dict[str, str]:
+    """Drops a day at sea and decides some of it."""
     files = [("file", (photo.path.name, photo.path.read_bytes())) for photo in brought]
     fields = {"place": "Skjálfandi", "observer": "Vera", "body_part": "fluke"}
     dropped = _said(client.post("/v1/encounters/drop", files=files, data=fields))
@@ -209,7 +210,12 @@ def _drop(client: httpx.Client, brought: tuple[FieldPhoto, ...]) -> tuple[str, s
     other = second["candidates"][-1]["individual"]["id"]
     _decide(client, second, "different", individual_id=other, note="another notch on the left")
     _decide(client, third, "unsure", note="too far away")
-    return str(second["id"]), str(dropped["encounters"][0]["encounter"]["id"])
+    made = dropped["encounters"][0]
+    return {
+        "asked": str(second["id"]),
+        "encounter": str(made["encounter"]["id"]),
+        "annotation": str(made["photos"][0]["annotation_id"]),
+    }
 
 
 def _decide(client: httpx.Client, query: Json, verdict: str, **fields: object) -> Json:
@@ -217,9 +223,10 @@ def _decide(client: httpx.Client, query: Json, verdict: str, **fields: object) -
     return _said(client.post("/v1/reviews", json=body))
 
 
-def _keep_the_catalogue(client: httpx.Client) -> str:
-    """Gives one individual what can be known, and merges two others; the one."""
-    one, two, three = _said(client.get("/v1/individuals", params={"limit": 3}))["items"]
+def _keep_the_catalogue(client: httpx.Client) -> dict[str, str]:
+    """Gives one individual what can be known, and merges two others."""
+    listed = _said(client.get("/v1/individuals", params={"limit": 4}))["items"]
+    one, two, three, four = listed
     at = f"/v1/individuals/{one['id']}"
     tag = client.get(at).headers["ETag"]
     known = {
@@ -231,7 +238,7 @@ def _keep_the_catalogue(client: httpx.Client) -> str:
     _said(client.patch(at, json=known, headers={"If-Match": tag}))
     _said(client.post(f"{at}/names", json={"name": "HW-0417"}))
     _said(client.post(f"/v1/individuals/{two['id']}/merge", json={"other_id": three["id"]}))
-    return str(one["id"])
+    return {"individual": str(one["id"]), "other": str(four["id"])}
 
 
 def _people(client: httpx.Client) -> None:
@@ -257,6 +264,7 @@ def _reindex(client: httpx.Client, sessions: sessionmaker[Session], folder: Path
     with sessions.begin() as session:
         register_bundle(session, other.spec, None)
     run = _said(client.post("/v1/reindex", json={"model": "other"}))
+    _said(client.post("/v1/jobs", json={"kind": "calibrate"}))
     means = Means(
         sessions=sessions,
         store=MediaStore(folder / "media"),

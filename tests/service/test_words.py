@@ -241,3 +241,6 @@ def test_a_sentence_from_below_is_told_in_the_readers_language() -> None:
         assert "0,050" in worded
         assert not re.search("[a-z]", worded)
         assert told.told("Nobody says this.") == "Nobody says this."
+        several = told.told(f"{sentence} It is where true matches are. Nobody says this.")
+        assert several.startswith(worded)
+        assert several.endswith("совпадения. Nobody says this.")

@@ -6,6 +6,8 @@ import { nword, word } from "./words.js";
 
 const root = document.documentElement;
 root.classList.add("with-script");
+// Where the pages do not all fit beside each other, the one that is open is in sight.
+document.querySelector(".nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 
 const ask = document.querySelector("#ask");
 const answer = document.querySelector("#answer");
