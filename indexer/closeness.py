@@ -49,12 +49,18 @@ def closest(
     kept_apart = _both_ways(apart)
     other = np.full(n, -np.inf, np.float32)
     other_row = np.full(n, -1, np.int64)
+    # One buffer for all blocks: to get fresh memory for each costs as much as to fill it.
+    buffer = np.empty(min(BLOCK_ROWS, n) * n, np.float32)
     for start in range(0, n, BLOCK_ROWS):
         end = min(start + BLOCK_ROWS, n)
-        scores = vectors[start:end] @ vectors[start:].T
+        shape = (end - start, n - start)
+        scores = buffer[: shape[0] * shape[1]].reshape(shape)
+        np.matmul(vectors[start:end], vectors[start:].T, out=scores)
         _hide(scores, groups, kept_apart, start, end)
-        _take(other[start:end], other_row[start:end], scores, start, axis=1)
-        _take(other[end:], other_row[end:], scores[:, end - start :], start, axis=0)
+        places = scores.argmax(axis=1)
+        found = scores[np.arange(len(scores)), places]
+        _keep_better(other[start:end], other_row[start:end], found, places + start)
+        _take_columns(other[end:], other_row[end:], scores[:, end - start :], start)
         told(1 - ((n - end) / n) ** 2)
     return Closest(_own(vectors, groups), other, other_row)
 
@@ -103,21 +109,31 @@ def _hide(
             scores[rows, max(from_ - start, 0) : max(to - start, 0)] = -np.inf
 
 
-def _take(
+def _take_columns(
     best: NDArray[np.float32],
     best_row: NDArray[np.int64],
     scores: NDArray[np.float32],
     start: int,
-    axis: int,
 ) -> None:
-    """Write what is better into `best`, along an axis of a block that begins at row `start`."""
+    """Take the best of each column of a block that begins at row `start`, where it is better."""
     if not scores.size:
         return
-    places = scores.argmax(axis=axis)
-    found = np.take_along_axis(scores, np.expand_dims(places, axis), axis).squeeze(axis)
+    found = scores.max(axis=0)
+    better = np.flatnonzero(found > best)
+    # Few are better after the first blocks, and the place of a maximum costs more than itself.
+    best_row[better] = scores[:, better].argmax(axis=0) + start
+    best[better] = found[better]
+
+
+def _keep_better(
+    best: NDArray[np.float32],
+    best_row: NDArray[np.int64],
+    found: NDArray[np.float32],
+    rows: NDArray[np.int64],
+) -> None:
     better = found > best
     best[better] = found[better]
-    best_row[better] = places[better] + start
+    best_row[better] = rows[better]
 
 
 def _own(vectors: Vectors, groups: _Groups) -> Scores:

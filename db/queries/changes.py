@@ -224,25 +224,22 @@ class Journal:
                     "detail": json.dumps(dict(detail), default=str),
                 },
             ).one()
-        if self._images:
-            self._session.execute(
-                text(
-                    "INSERT INTO change_row (change_id, position, entity, key, before, after)"
-                    " VALUES (:change, :position, :entity, :key, cast(:before AS jsonb),"
-                    " cast(:after AS jsonb))"
-                ),
-                [
-                    {
-                        "change": made.id,
-                        "position": position,
-                        "entity": image.entity,
-                        "key": image.key,
-                        "before": None if image.before is None else json.dumps(image.before),
-                        "after": None if image.after is None else json.dumps(image.after),
-                    }
-                    for position, image in enumerate(self._images)
-                ],
-            )
+        self._session.execute(
+            text(
+                "INSERT INTO change_row (change_id, position, entity, key, before, after)"
+                " SELECT :change, image.position - 1, image.entity, image.key, image.before,"
+                " image.after FROM unnest(cast(:entities AS text[]), cast(:keys AS text[]),"
+                " cast(:before AS jsonb[]), cast(:after AS jsonb[]))"
+                " WITH ORDINALITY image(entity, key, before, after, position)"
+            ),
+            {
+                "change": made.id,
+                "entities": [image.entity for image in self._images],
+                "keys": [image.key for image in self._images],
+                "before": [_json(image.before) for image in self._images],
+                "after": [_json(image.after) for image in self._images],
+            },
+        )
         add_audit(
             self._session,
             actor.principal,
@@ -301,6 +298,10 @@ class Journal:
                 text(f"DELETE FROM {entity} WHERE id = cast(:key AS {_KEY_TYPE[entity]})"),
                 {"key": key},
             )
+
+
+def _json(values: Json | None) -> str | None:
+    return None if values is None else json.dumps(values)
 
 
 def undo(session: Session, change_id: int, actor: Actor) -> ChangeRow:
