@@ -103,7 +103,6 @@ VIEWER = table("""
     GET,PATCH /v1/me
     GET,POST /v1/me/keys
     DELETE /v1/me/keys/{key_id}
-    GET /v1/media/{media_id}
     GET /v1/media/{media_id}/thumbnail
     GET /v1/models
     GET /v1/queries/{query_id}
@@ -129,6 +128,7 @@ REVIEWER = table("""
     POST /predict-batch
     POST /predict-single
     POST /samples/{key}
+    GET /v1/annotations.csv
     POST /v1/annotations/{annotation_id}/similar
     POST /v1/encounters
     POST /v1/encounters/drop
@@ -171,6 +171,7 @@ CURATOR = table("""
     POST /v1/calibrations
     POST /v1/changes/{change_id}/undo
     POST /v1/individuals
+    GET /v1/media/{media_id}
     PATCH /v1/individuals/{individual_id}
     POST /v1/individuals/{individual_id}/merge
     POST /v1/individuals/{individual_id}/names
