@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +27,10 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from sqlalchemy import Engine
 
 from db import embedded
+from db.session import make_engine
 from indexer.drawings import individual_seed, write_catalogue, write_queries
 from indexer.synthetic import Fluke, Scene, draw_fluke
 
@@ -97,12 +100,20 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
     pytest.fail(f"The service did not become ready:\n{log.read_text()[-4000:]}")
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    data_dir = tmp_path_factory.mktemp("site")
+@contextmanager
+def drawn_site(
+    data_dir: Path,
+    *,
+    individuals: int,
+    unknown_position: int | None = None,
+    prepare: Callable[[Engine], None] | None = None,
+) -> Iterator[Site]:
+    """A service over a drawn catalogue of its own; `prepare` gets the database before it starts."""
     demo = data_dir / "demo"
-    write_catalogue(demo / "photos", individuals=INDIVIDUALS, photos_per_individual=(4, 4))
-    queries = write_queries(demo / "queries", individuals=INDIVIDUALS, unknown_position=400)
+    write_catalogue(demo / "photos", individuals=individuals, photos_per_individual=(4, 4))
+    queries = write_queries(
+        demo / "queries", individuals=individuals, unknown_position=unknown_position
+    )
     environment = _environment(data_dir)
     imported = subprocess.run(
         _resight("import", str(demo / "photos")),
@@ -113,6 +124,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         check=False,
     )
     assert imported.returncode == 0, imported.stdout + imported.stderr
+    if prepare is not None:
+        engine = make_engine(embedded.start(data_dir).url)
+        prepare(engine)
+        engine.dispose()
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     log = data_dir / "service.log"
@@ -143,6 +158,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             process.kill()
             process.wait()
         embedded.stop(data_dir)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    with drawn_site(folder, individuals=INDIVIDUALS, unknown_position=400) as made:
+        yield made
 
 
 def find_chromium(own: str) -> str | None:
