@@ -269,18 +269,6 @@ def test_a_new_individual_is_added_and_then_found(
     expect(page.locator(".photos img")).to_have_count(1)
 
 
-def test_individuals_are_listed_and_found_by_name(page: Page, site: Site) -> None:
-    page.get_by_role("link", name="Individuals").click()
-    assert page.locator(".card").count() >= 40
-    page.get_by_placeholder("Find a name").fill(site.known_individual[:4].lower())
-    page.get_by_role("button", name="Find").click()
-    page.get_by_role("link", name=re.compile(site.known_individual)).click()
-    expect(page.locator("h1")).to_have_text(site.known_individual)
-    expect(page.locator(".photos img")).to_have_count(4)
-    page.goto("/individuals?text=nobody-is-called-this")
-    expect(page.locator("main")).to_contain_text("No individual is called")
-
-
 def test_an_unknown_address_is_told_on_a_page(page: Page, watch: Watch) -> None:
     watch.expect("404")
     answer = page.goto("/queries/00000000-0000-4000-8000-000000000000")
