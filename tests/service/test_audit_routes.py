@@ -264,6 +264,7 @@ DEEDS: dict[str, Callable[[World], Ask]] = {
     "DELETE /v1/viewpoint-rules/{rule_id}": lambda w: Ask({"rule_id": w.rule()}),
     "POST /settings/viewpoints/{rule_id}/delete": lambda w: form(rule_id=w.rule()),
     # Decisions.
+    "POST /queries/{query_id:uuid}/review": lambda w: form(query_id=stored_answer(w)),
     "POST /v1/reviews": lambda w: (
         lambda query: to({"query_id": query["id"], "version": query["version"], "verdict": "new"})
     )(w.query()),
@@ -386,8 +387,8 @@ def carry_out(world: World, name: str, asked: Ask) -> None:
     method, path = name.split()
     url = path
     for parameter, value in asked.given.items():
-        assert f"{{{parameter}}}" in url, name
-        url = url.replace(f"{{{parameter}}}", str(value))
+        url, found = re.subn(rf"{{{parameter}(:\w+)?}}", str(value), url)
+        assert found == 1, name
     assert "{" not in url, url
     before = {entry.id for entry in trail(world)}
     world.client.cookies.clear()

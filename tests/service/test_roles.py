@@ -127,6 +127,7 @@ REVIEWER = table("""
     POST /identify
     POST /predict-batch
     POST /predict-single
+    POST /queries/{query_id:uuid}/review
     POST /samples/{key}
     GET /v1/annotations.csv
     POST /v1/annotations/{annotation_id}/similar
