@@ -216,8 +216,11 @@ def test_two_people_at_one_item(
     one.wait_for_timeout(300)
     watch.expect("409")
     two.keyboard.press("s")
-    expect(two.get_by_text("left lobe is torn").or_(two.locator("#comment"))).to_be_visible()
-    two.wait_for_timeout(300)
+    told = two.locator("[data-notices]")
+    expect(told).to_contain_text("Somebody was faster.")
+    expect(told).to_contain_text("Unsure: decided by Vera")
+    told.get_by_role("button", name="Look at it").click()
+    expect(two.locator("#comment")).to_have_value("left lobe is torn")
     now = api.get(f"/v1/queries/{query}").json()
     assert now["state"] == "unsure"
     assert [review["verdict"] for review in now["reviews"]] == ["unsure"]
