@@ -17,7 +17,7 @@ from db.queries.paging import Page
 from db.queries.queues import Sort
 from db.types import Role
 from indexer.desk_answers import QueueItem, QueueName
-from service.deps import Db, Principal, Runtime, Viewer
+from service.deps import Db, Principal, Reviewer, Runtime, Viewer
 from service.desk_schemas import QueueFields
 from service.errors import Problem
 from service.runtime import Resight
@@ -231,6 +231,15 @@ def _panel(
     return runtime.desk.candidate(
         session, query_id, individual_id, limit=PHOTOS_IN_A_STRIP
     ).as_json()
+
+
+@router.post("/queries/{query_id:uuid}/review")
+def bring(query_id: UUID, principal: Reviewer, runtime: Runtime) -> Response:
+    """Brings a stored answer to the desk, once however often it is pressed."""
+    asked = runtime.desk.ask_of_query(
+        query_id, actor=principal.actor, idempotency_key=f"review of {query_id}"
+    )
+    return RedirectResponse(f"/review/{asked}", status_code=303)
 
 
 @router.get("/review/{query_id:uuid}/candidates/{individual_id:uuid}")

@@ -201,6 +201,24 @@ def test_rows_are_walked_with_the_keyboard(page: Page, desk: Desk) -> None:
     ready(page, second)
 
 
+def test_an_answer_of_the_match_page_is_brought_to_the_review(page: Page, desk: Desk) -> None:
+    page.goto("/")
+    page.locator("#file").set_input_files(desk.draw(FIRST))
+    page.get_by_role("button", name="Decide in the review").click()
+    ready(page)
+    expect(candidate(page)).to_have_attribute("data-name", name_of(0))
+    once = page.url
+    page.go_back()
+    page.get_by_role("button", name="Decide in the review").click()
+    ready(page)
+    assert page.url == once
+    desk.asked.append(once.rpartition("/")[2])
+    press(page, "s")
+    expect(page.locator("#bench")).not_to_have_attribute("data-shown", desk.asked[0])
+    page.wait_for_timeout(300)
+    assert desk.read(desk.asked[0])["state"] == "same"
+
+
 def test_an_empty_queue_says_what_to_do(page: Page, desk: Desk) -> None:
     page.goto(desk.url)
     expect(page.locator("main")).to_contain_text("Nothing in this queue fits the filters")

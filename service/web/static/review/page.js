@@ -172,6 +172,7 @@ async function showDone() {
   if (first) again.dataset.first = first;
   place.replaceChildren(made);
   pair.item = null;
+  delete bench.dataset.shown;
   bench.classList.add("bench-done");
   history.pushState({ done: true }, "", bench.dataset.list);
   document.title = `${bench.dataset.label} · Resight`;
@@ -262,9 +263,9 @@ async function refused(refusal, { id, body, text, typed }) {
   const entry = await shelf.again(id).catch(() => null);
   const now = entry?.element.dataset.last;
   if (["query_moved_on", "query_decided", "vote_given"].includes(refusal.code)) {
-    const what = now || refusal.message;
+    const what = now || refusal.message.replace(/\.$/, "");
     const told = typed ? word("%(what)s. Your comment is kept.", { what }) : what;
-    notice(word("Somebody was faster."), told.replace("..", "."), [look]);
+    notice(word("Somebody was faster."), told, [look]);
   } else {
     notice(word("Not saved:"), refusal.message, [look]);
   }
