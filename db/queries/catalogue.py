@@ -358,3 +358,14 @@ def counts(session: Session) -> CatalogueCounts:
         )
     ).one()
     return CatalogueCounts(*row)
+
+
+def sizes(session: Session) -> tuple[int, int]:
+    """(individuals, annotations) over all catalogues: what every page tells, and no more."""
+    row = session.execute(
+        sql(
+            "SELECT (SELECT count(*) FROM individual"
+            " WHERE merged_into_id IS NULL AND NOT withdrawn), (SELECT count(*) FROM annotation)"
+        )
+    ).one()
+    return row[0], row[1]

@@ -129,7 +129,7 @@ def _shell(runtime: Resight) -> Shell:
     notices = tuple(dict.fromkeys((*banner, *reasons)))
     try:
         with runtime.sessions() as session:
-            counts = catalogue.counts(session)
+            individuals, annotations = catalogue.sizes(session)
             taxa = catalogue.list_taxa(session)
     except SQLAlchemyError:
         # A page that says what is wrong is worth more than none.
@@ -138,8 +138,8 @@ def _shell(runtime: Resight) -> Shell:
         state="ready" if readiness.ready else "not ready",
         detail=words.gettext(
             "%(photos)s of %(individuals)s",
-            photos=terms.photos(counts.annotations),
-            individuals=terms.individuals(counts.individuals),
+            photos=terms.photos(annotations),
+            individuals=terms.individuals(individuals),
         ),
         notices=notices,
         species=tuple(taxon.scientific_name for taxon in taxa),
