@@ -41,11 +41,12 @@ class Dot:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """`anchor` keeps the label inside the drawing."""
+    """`anchor` keeps the label inside the drawing; a `minor` label gives way where it is narrow."""
 
     x: str
     label: str
     anchor: str
+    minor: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ STACK = 6
 DOT_PX = 12
 LABEL_PX = 26
 MAX_TICKS = 8
+NARROW_TICKS = 4
+"""Labels for which a phone has room."""
 YEAR_STEPS = (1, 2, 5, 10, 20, 50)
 DAY = timedelta(days=1)
 
@@ -89,9 +92,11 @@ def timeline(moments: Sequence[Moment]) -> TimelineView | None:
         for column in columns.values()
         for position in range(min(len(column), STACK))
     ]
+    found = list(_ticks(start, end))
+    apart = math.ceil(len(found) / NARROW_TICKS)
     ticks = [
-        Tick(f"{100 * share(at):.2f}%", label, _anchor(share(at)))
-        for at, label in _ticks(start, end)
+        Tick(f"{100 * share(at):.2f}%", label, _anchor(share(at)), number % apart > 0)
+        for number, (at, label) in enumerate(found)
     ]
     return TimelineView(
         tuple(dots), tuple(ticks), axis_y + LABEL_PX, axis_y, _span(first, last, len(moments))

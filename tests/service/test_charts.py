@@ -42,6 +42,7 @@ def test_a_handful_of_ticks_whatever_the_span(days: int) -> None:
     assert drawn is not None
     assert 2 <= len(drawn.ticks) <= 10
     assert all(0 <= float(tick.x.rstrip("%")) <= 100 for tick in drawn.ticks)
+    assert 2 <= sum(not tick.minor for tick in drawn.ticks) <= 5
 
 
 def test_close_moments_stand_on_top_of_each_other_and_the_last_says_how_many_more() -> None:
