@@ -25,10 +25,13 @@ def told(detail: str) -> str:
     """The sentence in the reader's language where its form is known; of several, each by itself."""
     if language() == ENGLISH or not detail:
         return detail
-    whole = _worded(detail)
+    sentences = _SENTENCE_END.split(detail)
+    # A value at the end of a form would take all that follows for its own.
+    several = len(sentences) > 1 and _worded(sentences[0]) is not None
+    whole = None if several else _worded(detail)
     if whole is not None:
         return whole
-    return " ".join(_worded(one) or one for one in _SENTENCE_END.split(detail))
+    return " ".join(_worded(one) or one for one in sentences)
 
 
 def _worded(detail: str) -> str | None:
