@@ -41,6 +41,7 @@ from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.catalogue import router as catalogue_pages
 from service.web.catalogue_changes import router as change_pages
+from service.web.catalogue_describe import router as describe_pages
 from service.web.catalogue_drop import router as drop_pages
 from service.web.catalogue_edit import router as edit_pages
 from service.web.catalogue_encounters import router as encounter_pages
@@ -173,6 +174,7 @@ def create_app(
     app.include_router(suggestion_pages, include_in_schema=False)
     app.include_router(edit_pages, include_in_schema=False)
     app.include_router(identity_pages, include_in_schema=False)
+    app.include_router(describe_pages, include_in_schema=False)
     app.include_router(drop_pages, include_in_schema=False)
     app.include_router(encounter_pages, include_in_schema=False)
     app.include_router(photo_pages, include_in_schema=False)

@@ -32,6 +32,7 @@ from service.web.catalogue_common import (
     query,
     read_ids,
 )
+from service.web.catalogue_describe import home_of
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.words import gettext
 
@@ -259,7 +260,9 @@ def _split_page(
 
 # ------------------------------------------------------------------------------- photos
 
-Act = Literal["reference", "not_reference", "matchable", "not_matchable", "split", "move"]
+Act = Literal[
+    "reference", "not_reference", "matchable", "not_matchable", "split", "move", "describe"
+]
 
 
 @router.post("/annotations/picked")
@@ -270,23 +273,24 @@ def picked_annotations(
     act: Annotated[Act, Form()],
     ids: Ids = None,
     individual: Annotated[UUID | None, Form()] = None,
+    back: Annotated[str, Form(max_length=500)] = "",
 ) -> Response:
     """Marks the photos that were ticked, or leads to where they are split off or given away."""
     chosen = read_ids(ids or ())
     asked = query({"ids": ",".join(map(str, chosen))})
     if act == "split" and individual is not None:
         return _lead(request, f"/individuals/{individual}/split?{asked}")
-    if act == "move":
-        return _lead(request, f"/annotations/move?{asked}")
+    if act in ("move", "describe"):
+        return _lead(request, f"/annotations/{act}?{asked}")
     with runtime.sessions.begin() as session:
         outcome = Identity(session, principal.actor).flag(
             chosen,
             is_reference={"reference": True, "not_reference": False}.get(act),
             matchable={"matchable": True, "not_matchable": False}.get(act),
         )
+    back = back or (f"/individuals/{individual}#photos" if individual else "/individuals")
     if not is_fragment(request):
-        back = f"/individuals/{individual}" if individual else "/individuals"
-        return go_on(request, f"{back}#photos", outcome.change_id)
+        return go_on(request, back, outcome.change_id)
     with runtime.sessions() as session:
         shots = portraits.photos_by_id(session, chosen)
         return render(
@@ -294,7 +298,7 @@ def picked_annotations(
             "_picked.html",
             photos=[view.photo_card(photo) for photo in shots],
             done=done_change(session, outcome.change_id, principal),
-            back=f"/individuals/{individual}" if individual else "/individuals",
+            back=back,
             may_edit=principal.may(Role.CURATOR),
             more_url=None,
         )
@@ -339,7 +343,7 @@ def move_form(
             nobody_url=f"/annotations/move?{asked}&to={NOBODY}",
             photos=[view.photo_card(photo) for photo in shots],
             preview=preview,
-            back_url=_home_of(shots),
+            back_url=home_of(shots),
         )
 
 
@@ -354,7 +358,7 @@ def move(
     """Says whom photos show."""
     chosen = read_ids([ids])
     with runtime.sessions() as session:
-        home = _home_of(portraits.photos_by_id(session, chosen))
+        home = home_of(portraits.photos_by_id(session, chosen))
     with runtime.sessions.begin() as session:
         outcome = Identity(session, principal.actor).reassign(chosen, _who(to))
     back = f"/individuals/{outcome.individual.id}" if outcome.individual else home
@@ -368,13 +372,3 @@ def _who(to: str) -> UUID | None:
         return UUID(to)
     except ValueError as error:
         raise Invalid("individual_unknown", "Choose an individual of the catalogue.") from error
-
-
-def _home_of(shots: Sequence[portraits.PortraitPhoto]) -> str:
-    """Where one goes on after photos went from there."""
-    for shot in shots:
-        if shot.individual_id is not None:
-            return f"/individuals/{shot.individual_id}"
-        if shot.encounter_id is not None:
-            return f"/encounters/{shot.encounter_id}"
-    return "/individuals"

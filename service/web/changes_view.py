@@ -24,6 +24,7 @@ FIELDS: Mapping[str, Lazy] = {
     "notes": lazy("Notes"),
     "links": lazy("Links"),
 }
+SAID: Mapping[str, Lazy] = {"viewpoint": lazy("Viewpoint"), "body_part": lazy("Body part")}
 VALUES: Mapping[str, Mapping[str, Lazy]] = {
     "sex": SEX,
     "life_stage": LIFE_STAGE,
@@ -280,6 +281,12 @@ def _notes(action: str, detail: Json) -> tuple[str, ...]:
             gettext("%(field)s: %(value)s", field=str(FIELDS[name]), value=value_word(name, value))
             for name, value in (detail.get("set") or {}).items()
             if name in FIELDS
+        ]
+    if action == "annotation.edit" and "photos" in detail:
+        notes += [
+            gettext("%(field)s: %(value)s", field=str(SAID[name]), value=str(detail[name]))
+            for name in SAID
+            if detail.get(name)
         ]
     if detail.get("rejected"):
         notes.append(gettext("Somebody had said that they are different."))

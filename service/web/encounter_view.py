@@ -102,6 +102,12 @@ def where(encounter: EncounterOut) -> str:
     return position(encounter.latitude, encounter.longitude)
 
 
+def option_of(encounter: EncounterOut) -> str:
+    """`24 Feb 2023, 10:32 UTC, Monterey Bay`: one of several of a day, to be chosen from."""
+    said = (span_word(encounter.started_at), where(encounter))
+    return ", ".join(part for part in said if part) or gettext("Encounter without date or place")
+
+
 def title_of(encounter: EncounterOut) -> str:
     """`24 Feb 2023, Monterey Bay`: what is known of when and where."""
     said = (figures.day(encounter.started_at), where(encounter))

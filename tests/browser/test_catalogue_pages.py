@@ -239,7 +239,7 @@ def test_many_are_edited_at_once_and_taken_back_at_once(page: Page, api: httpx.C
     page.goto("/individuals?sex=male")
     assert set(page.locator(".card-name").all_text_contents()) == chosen
     page.goto("/changes")
-    page.get_by_role("button", name="Undo").first.click()
+    page.get_by_role("button", name="Undo change").first.click()
     expect(told(page)).to_contain_text("Undone")
     page.goto("/individuals?sex=male")
     expect(page.get_by_role("heading", name="Nobody fits")).to_be_visible()
@@ -559,6 +559,29 @@ def test_an_encounter_is_corrected_on_the_map_and_asked_again(
     page.goto(f"/encounters/{encounter}")
     expect(page.locator(".questions li")).to_have_count(1)
     expect(page.get_by_role("button", name="Ask again")).to_be_visible()
+
+
+def test_many_photos_are_described_at_once(page: Page, api: httpx.Client, watch: Watch) -> None:
+    watch.expect("422")
+    seen = api.get("/v1/encounters", params={"limit": 100}).json()["items"]
+    at = next(one for one in seen if one["photo_count"] > 1)
+    at = at.get("encounter", at)
+    page.goto(f"/encounters/{at['id']}")
+    pick(page, 0, 1)
+    page.get_by_role("button", name="Describe…").click()
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("alert")).to_contain_text("Say at least one thing")
+    page.get_by_label("Body part").fill("dorsal fin")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("status").first).to_contain_text("Of these, 2 photos change.")
+    page.get_by_role("button", name="Change them").click()
+    expect(told(page)).to_contain_text("2 photos were edited")
+    page.goto(f"/encounters/{at['id']}")
+    expect(page.locator(".shot", has_text="dorsal fin")).to_have_count(2)
+    page.goto("/changes")
+    page.get_by_role("button", name="Undo change").first.click()
+    page.goto(f"/encounters/{at['id']}")
+    expect(page.locator(".shot", has_text="dorsal fin")).to_have_count(0)
 
 
 def annotation_of(api: httpx.Client, one: dict[str, Any]) -> str:

@@ -220,6 +220,9 @@ DEEDS: dict[str, Callable[[World], Ask]] = {
     "POST /v1/annotations/reassign": lambda w: to(
         {"annotation_ids": [w.annotation()["annotation_id"]], "individual_id": w.individual()}
     ),
+    "POST /annotations/describe": lambda w: form(
+        {"ids": w.annotation()["annotation_id"], "viewpoint": "left", "step": "do"}
+    ),
     "POST /annotations/move": lambda w: form(
         {"ids": w.annotation()["annotation_id"], "to": w.individual()}
     ),

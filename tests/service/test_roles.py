@@ -149,6 +149,7 @@ REVIEWER = table("""
 
 CURATOR = table("""
     POST /annotations/{annotation_id}
+    GET,POST /annotations/describe
     GET,POST /annotations/move
     GET,POST /annotations/new
     POST /annotations/picked
