@@ -363,9 +363,7 @@ def drawn(
     """Embeddings of drawn individuals by the starter bundle, with labels and encounters."""
     fingerprint = manifest_of_starter()
     embedder = load_embedder(Path("/nonexistent"), fingerprint, starter=STARTER)
-    rows = drawings.plan_catalogue(
-        individuals=individuals, photos_per_individual=photos, seed=seed
-    )
+    rows = drawings.plan_catalogue(individuals=individuals, photos_per_individual=photos, seed=seed)
     vectors = []
     for start in range(0, len(rows), 32):
         pictures = [
