@@ -56,6 +56,8 @@ PAGES: dict[str, str] = {
     "encounter": "/encounters/{encounter}",
     "encounter-edit": "/encounters/{encounter}/edit",
     "annotation": "/annotations/{annotation}",
+    "annotations-describe": "/annotations/describe?ids={annotation}",
+    "annotations-move": "/annotations/move?ids={annotation}",
     "individuals": "/individuals",
     "individual": "/individuals/{individual}",
     "individual-edit": "/individuals/{individual}/edit",
