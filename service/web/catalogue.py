@@ -178,7 +178,7 @@ def individual(
         "may_edit": principal.may(Role.CURATOR),
     }
     if is_fragment(request):
-        return render(request, "_photos.html", **context)
+        return render(request, "_photos_page.html", **context)
     history = changes.list_changes(session, individual_id=row.id, limit=CHANGES_ON_A_PAGE)
     best = portraits.best_photos(session, row.id)
     return render(
