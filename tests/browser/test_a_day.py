@@ -119,6 +119,7 @@ def work_through(
                 page.keyboard.press("d")
                 expect(page.locator(".rail-no")).to_contain_text(first)
                 done["different"].append(query)
+                shown(page)
             name_new(page, f"Day {len(done['new']) + 1}")
             done["new"].append(query)
         if len(done["same"]) + len(done["new"]) < KNOWN + STRANGERS:

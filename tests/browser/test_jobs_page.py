@@ -143,7 +143,7 @@ def test_pause_resume_and_cancel_are_buttons(new_page: NewPage, work: Work) -> N
     page.goto("/jobs")
     press(page, work, "Pause")
     expect(card(page, work)).to_contain_text("Paused")
-    expect(card(page, work)).to_contain_text("paused by local")
+    expect(card(page, work)).to_contain_text("Paused by local")
     assert work.row().state == "paused"
     press(page, work, "Resume")
     expect(card(page, work)).to_contain_text("Running")
