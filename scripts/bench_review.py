@@ -227,7 +227,8 @@ def review(page: Page, url: str, decisions: int, look_s: float) -> list[float]:
         page.wait_for_function(PAIR_SHOWN)
         page.wait_for_timeout(look_s * 1000)
         page.keyboard.press("u" if number % 4 == 3 else "s")
-        page.wait_for_function(f"{MEASURES}.length > {number}")
+        # A function, since the page's policy lets no string be evaluated.
+        page.wait_for_function(f"() => {MEASURES}.length > {number}")
     times: list[float] = page.evaluate(MEASURES)
     return times
 
