@@ -233,14 +233,22 @@ def review(page: Page, url: str, decisions: int, look_s: float) -> list[float]:
     return times
 
 
-def list_individuals(page: Page, url: str) -> list[float]:
-    """Milliseconds until the first page of individuals is laid out, each time anew."""
+LIST_TIMES = """() => {
+    const [page] = performance.getEntriesByType("navigation");
+    const [paint] = performance.getEntriesByName("first-contentful-paint");
+    const ready = page.domContentLoadedEventEnd;
+    return { answer: page.responseEnd, paint: paint.startTime, ready };
+}"""
+
+
+def list_individuals(page: Page, url: str) -> list[dict[str, float]]:
+    """Milliseconds until the first page of individuals has come, is painted, and its scripts have
+    run, each time anew."""
     times = []
     for _ in range(LISTS):
         page.goto(f"{url}/individuals", wait_until="load")
-        times.append(
-            page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
-        )
+        page.wait_for_timeout(100)
+        times.append(page.evaluate(LIST_TIMES))
     return times
 
 
@@ -265,8 +273,9 @@ def bench(data_dir: Path, decisions: int, look_s: float) -> dict[str, Any]:
         "p50_ms": round(statistics.median(times), 1),
         "p95_ms": round(statistics.quantiles(times, n=20)[-1], 1),
         "max_ms": round(max(times), 1),
-        "list_ms": round(statistics.median(lists), 1),
-        "list_first_ms": round(lists[0], 1),
+        "list_ms": round(statistics.median(one["ready"] for one in lists), 1),
+        "list_paint_ms": round(statistics.median(one["paint"] for one in lists), 1),
+        "list_answer_ms": round(statistics.median(one["answer"] for one in lists), 1),
         "decisions": len(times),
     }
 
