@@ -17,8 +17,13 @@ else
 "
 fi
 
+# A folder of its own: the one that all runs of a user share is closed by each of them to others,
+# and so to the PostgreSQL of this run.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
 [ -n "$notice" ] && echo "$notice" >&2
-"${VENV:-.venv}/bin/python" -m pytest -n auto --dist loadgroup "$@"
+"${VENV:-.venv}/bin/python" -m pytest -n auto --dist loadgroup --basetemp "$scratch/run" "$@"
 status=$?
 [ -n "$notice" ] && echo "$notice" >&2
 exit $status
