@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.errors import NotFound
-from db.queries.media import BoxPx
+from db.queries.media import BoxPx, box_of
 from db.queries.queues import NAME_OF, NOT_UNDONE, REJECTED, STILL_NO, SURVIVOR, WITHHELD
 from db.types import GateState, QueryState
 
@@ -181,18 +181,13 @@ def photos_of_query(session: Session, query_id: UUID) -> list[PhotoRow]:
             photographer=row.photographer,
             width_px=row.width_px,
             height_px=row.height_px,
-            box_px=_box(row),
+            box_px=box_of(row),
             individual_id=row.individual_id,
             catalogue_id=row.catalogue_id,
             taxon_id=row.taxon_id,
         )
         for row in rows
     ]
-
-
-def _box(row: Row[Any]) -> BoxPx | None:
-    box = (row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px)
-    return None if row.box_x_px is None else box
 
 
 _MINE: Final = f"""
@@ -264,7 +259,7 @@ def candidate_photos(
             photographer=row.photographer,
             width_px=row.width_px,
             height_px=row.height_px,
-            box_px=_box(row),
+            box_px=box_of(row),
             encounter_id=row.encounter_id,
             started_at=row.started_at,
             place=row.place,
@@ -317,7 +312,7 @@ def annotations_asked(
             width_px=row.width_px,
             height_px=row.height_px,
             file_name=row.original_name,
-            box_px=_box(row),
+            box_px=box_of(row),
         )
         for row in rows
     ]

@@ -12,7 +12,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from db.errors import NotFound, translated
-from db.queries.media import BoxPx
+from db.queries.media import SHOWN_INDIVIDUAL, BoxPx, box_of
 from db.queries.paging import Page, make_page, read_cursor
 from db.queries.taxa import find_taxa
 
@@ -191,7 +191,7 @@ def drop_empty_encounter(session: Session, encounter_id: UUID) -> bool:
 
 # ---------------------------------------------------------------- annotations
 
-_SHOWN = """
+_SHOWN = f"""
     SELECT a.id, a.catalogue_id, c.name AS catalogue, a.media_id, a.encounter_id,
         coalesce(m.original_name, a.source_ref) AS name, m.taken_at, m.latitude, m.longitude,
         m.photographer, m.width_px, m.height_px, a.box_x_px, a.box_y_px, a.box_w_px, a.box_h_px,
@@ -200,15 +200,13 @@ _SHOWN = """
     FROM annotation a
     JOIN media_asset m ON m.id = a.media_id
     JOIN catalogue c ON c.id = a.catalogue_id
-    LEFT JOIN individual named ON named.id = a.individual_id
-    LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)
+    {SHOWN_INDIVIDUAL}
     LEFT JOIN individual_name n ON n.individual_id = i.id AND n.is_primary
     LEFT JOIN taxon t ON t.id = coalesce(i.taxon_id, a.taxon_id)
 """
 
 
 def _shown(row: Row[Any]) -> ShownRow:
-    box = (row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px)
     return ShownRow(
         id=row.id,
         catalogue_id=row.catalogue_id,
@@ -222,7 +220,7 @@ def _shown(row: Row[Any]) -> ShownRow:
         photographer=row.photographer,
         width_px=row.width_px,
         height_px=row.height_px,
-        box_px=None if row.box_x_px is None else box,
+        box_px=box_of(row),
         viewpoint=row.viewpoint,
         body_part=row.body_part,
         is_reference=row.is_reference,
@@ -382,8 +380,7 @@ _WHEN = "coalesce(e.started_at, e.created_at)"
 def _conditions(filters: EncounterFilters) -> list[str]:
     made = {
         "strpos(lower(e.place), lower(:place)) > 0": filters.place,
-        "EXISTS (SELECT FROM annotation a LEFT JOIN individual named ON named.id = a.individual_id"
-        " LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)"
+        f"EXISTS (SELECT FROM annotation a {SHOWN_INDIVIDUAL}"
         " WHERE a.encounter_id = e.id AND coalesce(i.taxon_id, a.taxon_id) = ANY(:taxa))": (
             filters.taxon
         ),

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.queries.media import BoxPx
+from db.queries.media import SHOWN_INDIVIDUAL, BoxPx, box_of
 
 _BATCH = 1_000
 
@@ -43,7 +43,6 @@ def export_annotations(session: Session) -> Iterator[ExportedAnnotation]:
             return
         after = rows[-1].id
         for row in rows:
-            box = (row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px)
             yield ExportedAnnotation(
                 annotation_id=row.id,
                 sha256=row.sha256,
@@ -52,7 +51,7 @@ def export_annotations(session: Session) -> Iterator[ExportedAnnotation]:
                 individual_id=row.individual_id,
                 name=row.name,
                 taxon=row.taxon,
-                box_px=None if row.box_x_px is None else box,
+                box_px=box_of(row),
                 viewpoint=row.viewpoint,
                 body_part=row.body_part,
                 encounter_id=row.encounter_id,
@@ -66,8 +65,7 @@ _PAGE = text(
     " t.scientific_name AS taxon, a.box_x_px, a.box_y_px, a.box_w_px, a.box_h_px, a.viewpoint,"
     " a.body_part, a.encounter_id, coalesce(m.taken_at, e.started_at) AS at, e.place"
     " FROM annotation a JOIN media_asset m ON m.id = a.media_id"
-    " LEFT JOIN individual named ON named.id = a.individual_id"
-    " LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)"
+    f" {SHOWN_INDIVIDUAL}"
     " LEFT JOIN individual_name n ON n.individual_id = i.id AND n.is_primary"
     " LEFT JOIN taxon t ON t.id = coalesce(i.taxon_id, a.taxon_id)"
     " LEFT JOIN encounter e ON e.id = a.encounter_id"

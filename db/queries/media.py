@@ -179,21 +179,32 @@ def list_media(session: Session, *, after_id: int = 0, limit: int = 1000) -> lis
 
 # ---------------------------------------------------------------- annotations
 
-_ANNOTATION = """
+SHOWN_INDIVIDUAL = """
+    LEFT JOIN individual named ON named.id = a.individual_id
+    LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)
+"""
+"""Joins that follow `annotation a`: `i` is whom it shows after merges, null while nobody knows."""
+
+_ANNOTATION = f"""
     SELECT a.id, a.catalogue_id, a.media_id, m.sha256, i.id AS individual_id,
         n.name AS individual_name, a.encounter_id, t.scientific_name AS taxon,
         a.box_x_px, a.box_y_px, a.box_w_px, a.box_h_px, a.viewpoint, a.source_ref, a.created_at
     FROM annotation a
     JOIN media_asset m ON m.id = a.media_id
-    LEFT JOIN individual named ON named.id = a.individual_id
-    LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)
+    {SHOWN_INDIVIDUAL}
     LEFT JOIN individual_name n ON n.individual_id = i.id AND n.is_primary
     LEFT JOIN taxon t ON t.id = coalesce(i.taxon_id, a.taxon_id)
 """
 
 
+def box_of(row: Row[Any]) -> BoxPx | None:
+    """The box of a row with its four columns; None for the whole photo."""
+    if row.box_x_px is None:
+        return None
+    return row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px
+
+
 def _annotation(row: Row[Any]) -> AnnotationRow:
-    box = (row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px)
     return AnnotationRow(
         id=row.id,
         catalogue_id=row.catalogue_id,
@@ -203,7 +214,7 @@ def _annotation(row: Row[Any]) -> AnnotationRow:
         individual_name=row.individual_name,
         encounter_id=row.encounter_id,
         taxon=row.taxon,
-        box_px=None if row.box_x_px is None else box,
+        box_px=box_of(row),
         viewpoint=row.viewpoint,
         source_ref=row.source_ref,
         created_at=row.created_at,

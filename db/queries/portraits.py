@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
-from db.queries.media import BoxPx
+from db.queries.media import SHOWN_INDIVIDUAL, BoxPx, box_of
 from db.queries.paging import Page, make_page, read_cursor
 
 
@@ -73,7 +73,7 @@ class Tally:
 _OWN = """a.individual_id IN (
     SELECT id FROM individual WHERE id = :individual OR merged_into_id = :individual)"""
 
-_PHOTO = """
+_PHOTO = f"""
     SELECT a.id, a.media_id, i.id AS individual_id, n.name AS individual_name, a.encounter_id,
         a.viewpoint, a.body_part, a.is_reference, a.matchable,
         coalesce(e.started_at, m.taken_at) AS seen_at, e.place, m.original_name, m.photographer,
@@ -82,8 +82,7 @@ _PHOTO = """
     FROM annotation a
     JOIN media_asset m ON m.id = a.media_id
     LEFT JOIN encounter e ON e.id = a.encounter_id
-    LEFT JOIN individual named ON named.id = a.individual_id
-    LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)
+    {SHOWN_INDIVIDUAL}
     LEFT JOIN individual_name n ON n.individual_id = i.id AND n.is_primary
 """
 
@@ -91,7 +90,6 @@ _AREA = "coalesce(a.box_w_px::bigint * a.box_h_px, m.width_px::bigint * m.height
 
 
 def _photo(row: Row[Any]) -> PortraitPhoto:
-    box = (row.box_x_px, row.box_y_px, row.box_w_px, row.box_h_px)
     return PortraitPhoto(
         annotation_id=row.id,
         media_id=row.media_id,
@@ -108,7 +106,7 @@ def _photo(row: Row[Any]) -> PortraitPhoto:
         photographer=row.photographer,
         width_px=row.width_px,
         height_px=row.height_px,
-        box_px=None if row.box_x_px is None else box,
+        box_px=box_of(row),
     )
 
 
@@ -171,14 +169,6 @@ def photos_by_id(session: Session, annotation_ids: Sequence[int]) -> list[Portra
             " ON wanted.id = a.id ORDER BY wanted.place"
         ),
         {"ids": list(annotation_ids)},
-    )
-    return [_photo(row) for row in rows]
-
-
-def photos_on(session: Session, media_id: int) -> list[PortraitPhoto]:
-    """Every annotation of a photo, in the order in which they were drawn."""
-    rows = session.execute(
-        text(f"{_PHOTO} WHERE a.media_id = :media ORDER BY a.id"), {"media": media_id}
     )
     return [_photo(row) for row in rows]
 

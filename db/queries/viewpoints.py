@@ -11,6 +11,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
 from db.errors import NotFound, translated
+from db.queries.media import SHOWN_INDIVIDUAL
 from db.queries.taxa import find_taxon
 
 
@@ -127,8 +128,7 @@ def viewed(session: Session, annotation_ids: Sequence[int]) -> dict[int, ViewedR
     rows = session.execute(
         text(
             "SELECT a.id, a.viewpoint, a.body_part, coalesce(rule.sided, false)"
-            " FROM annotation a LEFT JOIN individual named ON named.id = a.individual_id"
-            " LEFT JOIN individual i ON i.id = coalesce(named.merged_into_id, named.id)"
+            f" FROM annotation a {SHOWN_INDIVIDUAL}"
             " LEFT JOIN LATERAL (SELECT r.sided FROM viewpoint_rule r"
             "  WHERE (r.taxon_id IS NULL OR r.taxon_id = coalesce(i.taxon_id, a.taxon_id))"
             "  AND (r.body_part IS NULL OR lower(r.body_part) = lower(a.body_part))"

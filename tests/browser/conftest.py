@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,11 +27,10 @@ from db import embedded
 from db.session import make_engine
 from indexer.drawings import individual_seed, write_catalogue, write_queries
 from indexer.synthetic import Fluke, Scene, draw_fluke
+from tests.browser import running
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 INDIVIDUALS = 40
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_S = 90.0
 # A busy machine is no failure of the page.
 PATIENCE_MS = 30_000
 
@@ -70,36 +63,6 @@ class Site:
         return path
 
 
-def _resight(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _environment(data_dir: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
-    # Without a worker of its own: tests of jobs do the work, one chunk at a time.
-    return kept | {"RESIGHT_DATA_DIR": str(data_dir), "RESIGHT_WORKER": "off"}
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    pytest.fail(f"The service did not become ready:\n{log.read_text()[-4000:]}")
-
-
 @contextmanager
 def drawn_site(
     data_dir: Path,
@@ -114,33 +77,12 @@ def drawn_site(
     queries = write_queries(
         demo / "queries", individuals=individuals, unknown_position=unknown_position
     )
-    environment = _environment(data_dir)
-    imported = subprocess.run(
-        _resight("import", str(demo / "photos")),
-        env=environment,
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert imported.returncode == 0, imported.stdout + imported.stderr
+    running.run(data_dir, "import", str(demo / "photos"))
     if prepare is not None:
         engine = make_engine(embedded.start(data_dir).url)
         prepare(engine)
         engine.dispose()
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    log = data_dir / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _resight("serve", "--port", str(port)),
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_ready(url, process, log)
+    with running.serving(data_dir) as url:
         yield Site(
             url=url,
             folder=data_dir,
@@ -149,15 +91,6 @@ def drawn_site(
             not_a_whale=queries.not_a_whale,
             known_individual=queries.known_individual,
         )
-        assert process.poll() is None, f"The service died:\n{log.read_text()[-4000:]}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        embedded.stop(data_dir)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,7 @@ tests look at, and what `scripts/make_screenshots.py` takes pictures of.
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,10 +28,9 @@ from indexer.job_kinds import Means, handlers
 from indexer.jobs import JobRunner
 from indexer.media import MediaStore
 from indexer.snapshot import SnapshotStore
+from tests.browser import running
 from tests.service.small import OtherPixels
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-START_S = 120.0
 LOGIN = "vera"
 PASSWORD = "four grey whales swimming"
 SIGNED_OUT = ("sign-in",)
@@ -105,11 +98,8 @@ def drawn_desk(folder: Path, *, individuals: int = 16) -> Iterator[DrawnDesk]:
     brought = write_fieldwork(
         folder / "field", photos=14, known=4, strangers=2, individuals=individuals
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
-    # Without a worker of its own: the work is done here, so that it is over when it should be.
-    environment |= {"RESIGHT_DATA_DIR": str(folder), "RESIGHT_WORKER": "off"}
-    _run(_resight("import", str(demo / "photos")), environment)
-    with _serving(folder, environment) as url:
+    running.run(folder, "import", str(demo / "photos"))
+    with running.serving(folder) as url:
         engine = make_engine(embedded.start(folder).url)
         try:
             with httpx.Client(base_url=url, timeout=120) as client:
@@ -117,57 +107,6 @@ def drawn_desk(folder: Path, *, individuals: int = 16) -> Iterator[DrawnDesk]:
         finally:
             engine.dispose()
         yield DrawnDesk(url, ids)
-
-
-def _resight(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
-
-
-def _run(command: list[str], environment: dict[str, str]) -> None:
-    done = subprocess.run(
-        command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
-
-
-@contextmanager
-def _serving(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}", folder / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _resight("serve", "--port", str(port)),
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_ready(url, process, log)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        embedded.stop(folder)
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise RuntimeError(f"The service did not become ready:\n{log.read_text()[-4000:]}")
 
 
 # ------------------------------------------------------------------------------------ some work

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import re
-import signal
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded
 from db.session import make_engine, make_sessions
-from indexer.drawings import FieldPhoto, write_catalogue, write_fieldwork, write_queries
-from tests.browser.conftest import (
-    REPOSITORY,
-    Site,
-    _environment,
-    _free_port,
-    _resight,
-    _wait_until_ready,
-)
+from indexer.drawings import FieldPhoto, write_fieldwork
+from tests.browser.conftest import Site, drawn_site
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Watch
@@ -47,52 +37,16 @@ UPDATE individual SET sex = 'female' WHERE id IN
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A service of its own: what is merged and split here, others would miss."""
-    data_dir = tmp_path_factory.mktemp("catalogue")
-    photos = data_dir / "demo" / "photos"
-    write_catalogue(photos, individuals=INDIVIDUALS, photos_per_individual=(4, 4))
-    queries = write_queries(data_dir / "demo" / "queries", individuals=INDIVIDUALS)
-    environment = _environment(data_dir)
-    subprocess.run(
-        _resight("import", str(photos)),
-        env=environment,
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-    )
-    engine = make_engine(embedded.start(data_dir).url)
+    folder = tmp_path_factory.mktemp("catalogue")
+    with drawn_site(folder, individuals=INDIVIDUALS, prepare=_spiced) as made:
+        httpx.patch(f"{made.url}/v1/me", json={"name": "Vera"}).raise_for_status()
+        yield made
+
+
+def _spiced(engine: Engine) -> None:
     with engine.begin() as connection:
-        for statement in SPICE.split(";"):
-            if statement.strip():
-                connection.execute(text(statement))
-    engine.dispose()
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    log = data_dir / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _resight("serve", "--port", str(port)),
-            env=environment,
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_ready(url, process, log)
-        httpx.patch(f"{url}/v1/me", json={"name": "Vera"}).raise_for_status()
-        yield Site(url, data_dir, *queries_of(queries), queries.known_individual)
-        assert process.poll() is None, f"The service died:\n{log.read_text()[-4000:]}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        embedded.stop(data_dir)
-
-
-def queries_of(queries: Any) -> tuple[Path, Path, Path]:
-    return queries.known, queries.unknown, queries.not_a_whale
+        for statement in filter(str.strip, SPICE.split(";")):
+            connection.execute(text(statement))
 
 
 @pytest.fixture(scope="module")
@@ -451,6 +405,9 @@ def test_photos_are_given_to_another(page: Page, api: httpx.Client) -> None:
     page.goto(f"/individuals/{one['id']}")
     pick(page, 0)
     page.get_by_role("button", name="Give to another…").click()
+    # What is typed before the page's scripts run is not searched for by itself.
+    expect(page.get_by_placeholder("Name, alias or id")).to_be_visible()
+    page.wait_for_load_state()
     page.get_by_placeholder("Name, alias or id").fill(other["name"])
     expect(page.locator("#found .person")).to_have_count(1)
     page.locator("#found .card").click()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from db import embedded
-from tests.browser.conftest import (
-    PATIENCE_MS,
-    REPOSITORY,
-    _environment,
-    _free_port,
-    _resight,
-    _wait_until_ready,
-)
+from tests.browser import running
+from tests.browser.conftest import PATIENCE_MS
 
 PASSWORD = "four words in a row"
 NewPage = Callable[..., Page]
@@ -36,9 +28,9 @@ class House:
     def add(self, login: str) -> None:
         """Gives somebody an account, unless they have one."""
         subprocess.run(
-            _resight("users", "add", login),
-            env=_environment(self.data_dir),
-            cwd=REPOSITORY,
+            running.command("users", "add", login),
+            env=running.environment(self.data_dir),
+            cwd=running.REPOSITORY,
             input=PASSWORD + "\n",
             text=True,
             capture_output=True,
@@ -49,28 +41,8 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     data_dir = tmp_path_factory.mktemp("house")
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    log: Path = data_dir / "service.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            _resight("serve", "--port", str(port)),
-            env=_environment(data_dir),
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_ready(url, process, log)
+    with running.serving(data_dir) as url:
         yield House(url, data_dir)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        embedded.stop(data_dir)
 
 
 @pytest.fixture

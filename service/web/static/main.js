@@ -2,6 +2,7 @@
 
 import { enableAppearance } from "./appearance.js";
 import { enableCompare } from "./compare.js";
+import { takeDropped } from "./dropping.js";
 import { nword, word } from "./words.js";
 
 const root = document.documentElement;
@@ -67,29 +68,9 @@ function showProblem(title, detail, lines = []) {
 function enableDrop() {
   const form = ask.querySelector(".ask-form");
   const input = form.querySelector("input[type=file]");
-  let depth = 0;
-  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const over = (on) => ask.classList.toggle("dropping", on);
-
-  addEventListener("dragenter", (event) => {
-    if (!carriesFiles(event)) return;
-    depth += 1;
-    over(true);
-  });
-  addEventListener("dragleave", () => {
-    depth = Math.max(0, depth - 1);
-    if (depth === 0) over(false);
-  });
-  addEventListener("dragover", (event) => {
-    if (carriesFiles(event)) event.preventDefault();
-  });
-  addEventListener("drop", (event) => {
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    depth = 0;
-    over(false);
-    input.files = event.dataTransfer.files;
-    if (input.files.length > 0) send(form);
+  takeDropped(ask, (files) => {
+    input.files = files;
+    if (files.length > 0) send(form);
   });
   addEventListener("paste", (event) => {
     if (!event.clipboardData?.files.length) return;

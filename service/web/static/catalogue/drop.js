@@ -2,6 +2,7 @@
 // comes, and each encounter is asked about once, when all its photos are there. What went wrong on the
 // way is told, and goes on from where it stopped.
 
+import { takeDropped } from "../dropping.js";
 import { csrfToken } from "../session.js";
 import { number, nword, word } from "../words.js";
 
@@ -235,28 +236,7 @@ async function run() {
 }
 
 function enableDrop() {
-  let depth = 0;
-  const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const over = (on) => form.classList.toggle("dropping", on);
-  addEventListener("dragenter", (event) => {
-    if (!carriesFiles(event)) return;
-    depth += 1;
-    over(true);
-  });
-  addEventListener("dragleave", () => {
-    depth = Math.max(0, depth - 1);
-    if (depth === 0) over(false);
-  });
-  addEventListener("dragover", (event) => {
-    if (carriesFiles(event)) event.preventDefault();
-  });
-  addEventListener("drop", (event) => {
-    if (!carriesFiles(event)) return;
-    event.preventDefault();
-    depth = 0;
-    over(false);
-    add(event.dataTransfer.files);
-  });
+  takeDropped(form, add);
   input.addEventListener("change", () => {
     add(input.files);
     input.value = "";
