@@ -33,13 +33,6 @@ from tests.milvus_server import LiteServer, lite_server
 _TEMPLATE = "resight_template"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share a process, and all browser tests share one: they share a service."""
-    for item in items:
-        browser = item.path.parent.name == "browser"
-        item.add_marker(pytest.mark.xdist_group("browser" if browser else str(item.path)))
-
-
 @dataclass(frozen=True)
 class TestServer:
     """The server of the run; each database made here is dropped by the caller."""
