@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, replace
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,7 @@ from indexer.answers import (
 )
 from indexer.calibrate import Calibrated
 from indexer.ingest import PhotoProblem
+from indexer.rejections import RejectedPairs, in_order
 from indexer.search import SearchResult
 from models.gate import GateDecision
 from models.preprocess import Photo
@@ -71,8 +73,11 @@ def known_photo_of(found: AnnotationRow) -> KnownPhoto:
     return KnownPhoto(str(found.id), str(found.media_id), encounter, individual)
 
 
-def searched(result: SearchResult, calibrated: Calibrated | None) -> SearchAnswer:
-    """What a search found; `calibrated` is of the space that was searched."""
+def searched(
+    result: SearchResult, calibrated: Calibrated | None, rejected: Set[UUID] = frozenset()
+) -> SearchAnswer:
+    """What a search found, best first; `calibrated` is of the space that was searched, `rejected`
+    whom the photos do not show, as somebody said."""
     matches = tuple(
         MatchAnswer(
             rank=hit.rank,
@@ -82,17 +87,30 @@ def searched(result: SearchResult, calibrated: Calibrated | None) -> SearchAnswe
             media_id=str(hit.media_id),
             supporting=hit.supporting,
             probability=calibrated.p_same(hit.score) if calibrated else None,
+            rejected=hit.individual_id in rejected,
         )
         for hit in result.hits
     )
     return SearchAnswer(matches, result.receipt)
 
 
-def agreement(default: DefaultAnswer, matches: Sequence[MatchAnswer]) -> bool | None:
+def standing(found: SearchAnswer, k: int, rejected_pairs: RejectedPairs) -> SearchAnswer:
+    """The k matches that an answer shows (`in_order`), ranked anew."""
+    shown = in_order(found.matches, k, rejected_pairs)
+    ranked = tuple(replace(match, rank=rank) for rank, match in enumerate(shown, start=1))
+    return replace(found, matches=ranked)
+
+
+def best_of(matches: Sequence[MatchAnswer]) -> MatchAnswer | None:
+    """The best one that nobody rejected."""
+    return next((match for match in matches if not match.rejected), None)
+
+
+def agreement(default: DefaultAnswer, best: MatchAnswer | None) -> bool | None:
     """Whether head and retrieval name the same individual; None when either says nothing."""
-    if default.individual is None or not matches:
+    if default.individual is None or best is None:
         return None
-    first = matches[0].individual
+    first = best.individual
     if default.individual.id is not None:
         return default.individual.id == first.id
     return default.individual.name.lower() == first.name.lower()

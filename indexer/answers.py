@@ -62,7 +62,8 @@ class DefaultAnswer:
 @dataclass(frozen=True, slots=True)
 class MatchAnswer:
     """One candidate individual; `supporting` of its annotations were among the candidates.
-    `probability` that it is the same animal, None while nothing is calibrated in this space."""
+    `probability` that it is the same animal, None while nothing is calibrated in this space;
+    `rejected`: somebody said that a photo of the question does not show it."""
 
     rank: int
     individual: IndividualRef
@@ -71,6 +72,7 @@ class MatchAnswer:
     media_id: str
     supporting: int
     probability: float | None = None
+    rejected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,10 +33,11 @@ from indexer.desk_answers import (
 )
 from indexer.desk_ask import Asker, Question
 from indexer.desk_decide import Decider, VotePolicy
-from indexer.desk_read import RejectedPairs, queue_item, read_candidate, read_query
+from indexer.desk_read import queue_item, read_candidate, read_query
 from indexer.filling import Filler
 from indexer.identify import Identifier
 from indexer.media import MediaStore
+from indexer.rejections import RejectedPairs
 from models.preprocess import DecodeLimits
 
 NO_FILTERS = SearchFilters()

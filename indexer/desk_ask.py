@@ -29,6 +29,7 @@ from indexer.identify import Identifier
 from indexer.media import MediaError, MediaStore, StoreUnavailable
 from indexer.once import Asked, once
 from indexer.ranking import Fuse, MatchHit, SearchRequest
+from indexer.rejections import wider
 from indexer.vector_index.protocol import unit_rows
 from indexer.viewpoints import applied_rules, told_rule
 from indexer.voice import Heard, Voice
@@ -38,8 +39,6 @@ from models.preprocess import BadPhoto, DecodeLimits, Rgb, crop, decode
 MAX_PHOTOS: Final = 200
 """Photos of one question."""
 MAX_VOTES: Final = 20
-_SPARE: Final = 50
-"""Candidates looked for beyond k, at most, to stand in for those that were rejected before."""
 _OUTSIDE: Final = 100
 """Individuals beside a filter that are looked at."""
 
@@ -216,7 +215,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
     request = SearchRequest(
         vectors=vectors,
         fingerprint=voice.searched_space().fingerprint,
-        k=question.k + min(len(rejected), _SPARE),
+        k=wider(question.k, rejected),
         filters=question.filters,
         exclude_annotations=_left_out(session, seen),
         exclude_media=frozenset(photo.sha256 for photo in seen.photos),
@@ -229,7 +228,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
         evidence=True,
         not_compared=tuple(rules[id_].left_out for id_ in ids),
     )
-    heard = voice.hear(session, request)
+    heard = voice.hear(session, request, rejected)
     gate = encounter_gate(seen.gates)
     said = voice.say(session, gate, voice.head_answer(vectors), heard.found)
     answer = IdentifyAnswer(

@@ -24,7 +24,6 @@ from db.types import QueryState, Verdict
 from indexer.answers import IndividualRef
 from indexer.desk_answers import Decided, Decision, DeskMatch, Json, QueryNow, Saying
 from indexer.desk_read import (
-    RejectedPairs,
     my_vote,
     shown_candidates,
     standing_votes,
@@ -33,6 +32,7 @@ from indexer.desk_read import (
 from indexer.identity import assign, new_individual
 from indexer.once import Asked, once
 from indexer.outcomes import Counts
+from indexer.rejections import RejectedPairs
 
 LEADS_TO: Final = {
     Verdict.SAME: QueryState.SAME,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 from uuid import UUID
 
 import numpy as np
@@ -35,10 +34,9 @@ from indexer.desk_answers import (
     Votes,
     instant,
 )
+from indexer.rejections import RejectedPairs, in_order
 from indexer.vector_index.protocol import exact_cosines, unit_rows
 from indexer.viewpoints import applied_rules
-
-RejectedPairs = Literal["last", "hide"]
 
 
 def read_query(
@@ -132,17 +130,14 @@ def shown_candidates(
     calibrated: Calibrated | None,
     rejected_pairs: RejectedPairs,
 ) -> tuple[DeskMatch, ...]:
-    """The first k that nobody rejected, then those that somebody did, unless they are hidden. Two
-    that were merged since are one."""
+    """The candidates as they are shown (`in_order`). Two that were merged since are one."""
     seen: dict[UUID, DeskMatch] = {}
     for row in rows:
         match = _match(row, calibrated)
         if match is not None:
             seen.setdefault(row.individual_id, match)
-    kept = [match for match in seen.values() if not match.rejected][:k]
-    if rejected_pairs == "last":
-        kept += [match for match in seen.values() if match.rejected]
-    return tuple(replace(match, rank=rank) for rank, match in enumerate(kept, start=1))
+    shown = in_order(seen.values(), k, rejected_pairs)
+    return tuple(replace(match, rank=rank) for rank, match in enumerate(shown, start=1))
 
 
 def _match(row: CandidateRow, calibrated: Calibrated | None) -> DeskMatch | None:

@@ -19,7 +19,7 @@ import numpy as np
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Invalid
-from db.queries import catalogue, records
+from db.queries import catalogue, desk, records
 from db.queries.catalogue import MediaRow
 from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
@@ -35,6 +35,7 @@ from indexer.answering import (
     photo_answers,
     searched,
     skipped_notice,
+    standing,
 )
 from indexer.answers import (
     GateAnswer,
@@ -48,6 +49,7 @@ from indexer.calibrate import calibration_of
 from indexer.inference import Inference
 from indexer.ingest import PhotoProblem
 from indexer.media import MediaStore
+from indexer.rejections import wider
 from indexer.search import Searcher, SearchRequest, WrongSpace
 from indexer.viewpoints import applied_rules, told_rule
 from indexer.voice import IdentifyPolicy as IdentifyPolicy
@@ -273,7 +275,8 @@ class Identifier:
         exclude_self: bool = True,
     ) -> SearchAnswer:
         """Individuals near a stored annotation; with `exclude_self` its photo and near-duplicates
-        of it are left out, and its other side where a rule of viewpoints says so.
+        of it are left out, and its other side where a rule of viewpoints says so. Individuals that
+        somebody said it does not show come last, or not at all.
 
         Raises:
             NotFound: no such annotation, or it has no vector in the space that is searched.
@@ -285,8 +288,10 @@ class Identifier:
         known = known_photo_of(annotation)
         asked = _with_encounter(session, options, [known])
         rule = applied_rules(session, [annotation_id])[annotation_id]
+        rejected = desk.rejected_for(session, [annotation_id])
         request = replace(
             self._request(vectors, asked, fingerprint=space.fingerprint),
+            k=wider(options.k, rejected),
             not_compared=(rule.left_out,),
         )
         if exclude_self:
@@ -298,9 +303,12 @@ class Identifier:
                 if media.perceptual_hash is not None
                 else (),
             )
-        answer = searched(
-            self.voice.searcher.search(session, request), calibration_of(session, space.id)
+        found = searched(
+            self.voice.searcher.search(session, request),
+            calibration_of(session, space.id),
+            rejected,
         )
+        answer = standing(found, options.k, self._policy.rejected_pairs)
         receipt = replace(answer.receipt, viewpoint_rule=told_rule([rule]))
         return replace(answer, receipt=receipt)
 
@@ -420,8 +428,11 @@ class Identifier:
             return None, None
         fingerprint = self.voice.space.fingerprint
         annotated = {int(photo.media_id) for photo in stored.known if photo}
+        asked = [int(photo.annotation_id) for photo in stored.known if photo]
+        rejected = desk.rejected_for(session, asked) if asked else set()
         request = replace(
             self._request(look.vectors, stored.options, fingerprint=fingerprint),
+            k=wider(stored.options.k, rejected),
             # A photo without an annotation has nothing in the catalogue to leave out.
             exclude_media=frozenset(row.sha256 for row in stored.left_out if row.id in annotated),
             near_duplicate_of=tuple(
@@ -429,8 +440,8 @@ class Identifier:
             ),
         )
         started = time.perf_counter()
-        heard = self.voice.hear(session, request)
-        answer = heard.found
+        heard = self.voice.hear(session, request, rejected)
+        answer = standing(heard.found, stored.options.k, self._policy.rejected_pairs)
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.
         stages = {f"search_{name}": ms for name, ms in answer.receipt.timings_ms.items()}

@@ -5,8 +5,9 @@ Shared by questions about photos that are sent and about photos that are stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -14,11 +15,12 @@ from sqlalchemy.orm import Session
 from db.errors import NotFound
 from db.queries import embeddings
 from db.queries.embeddings import SpaceRow
-from indexer.answering import agreement, searched
+from indexer.answering import agreement, best_of, searched
 from indexer.answers import DefaultAnswer, GateAnswer, Notice, Novelty, SearchAnswer
 from indexer.calibrate import calibration_of
 from indexer.default_answer import CANDIDATES, default_answer, unknown_to_head
 from indexer.novelty import judge_novelty
+from indexer.rejections import RejectedPairs
 from indexer.search import (
     Searcher,
     SearchRequest,
@@ -35,18 +37,21 @@ from models.preprocess import DecodeLimits, Rgb
 
 @dataclass(frozen=True, slots=True)
 class IdentifyPolicy:
-    """What the operator decided: limits, and what happens without a gate or confidence."""
+    """What the operator decided: limits, what happens without a gate or confidence, and with
+    candidates that somebody rejected for the same photo."""
 
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     max_photos: int = 10
     refuse_without_gate: bool = False
     min_probability: float | None = None
     search_timeout_s: float = 10.0
+    rejected_pairs: RejectedPairs = "last"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Heard:
-    """What a search found, and how its best score compares with those of true matches."""
+    """What a search found, and how the best score that nobody rejected compares with those of true
+    matches."""
 
     found: SearchAnswer
     result: SearchResult
@@ -136,8 +141,9 @@ class Voice:
         # The cosines of the mean vector are the means of the photos' cosines.
         return self.serving.head.answer(vectors.mean(axis=0, keepdims=True), CANDIDATES)[0]
 
-    def hear(self, session: Session, request: SearchRequest) -> Heard:
-        """Search the space that is answered in.
+    def hear(self, session: Session, request: SearchRequest, rejected: Set[UUID]) -> Heard:
+        """Search the space that is answered in; the matches come best first, those marked that are
+        `rejected`.
 
         Raises:
             SearchUnavailable, SearchTimeout: as `Searcher.search`, and where the space was retired.
@@ -151,10 +157,10 @@ class Voice:
                 f"The space {space.name} {space.version} was retired while this service answered "
                 "in it; ask again in a moment, or see /ready."
             ) from error
-        found = searched(result, calibration_of(session, space.id))
+        found = searched(result, calibration_of(session, space.id), rejected)
         known = self.searcher.true_match_distribution(session, space.fingerprint, result.view)
-        best = found.matches[0].score if found.matches else None
-        return Heard(found, result, judge_novelty(best, known))
+        best = best_of(found.matches)
+        return Heard(found, result, judge_novelty(best.score if best else None, known))
 
     def say(
         self,
@@ -172,7 +178,7 @@ class Voice:
             model=self.model,
             min_probability=self.min_probability,
         )
-        matches = found.matches if found else ()
-        nearest = matches[0].individual if matches and head else None
+        best = best_of(found.matches) if found else None
+        nearest = best.individual if best and head else None
         unknown = unknown_to_head(session, self.head_id, nearest)
-        return Said(default, agreement(default, matches), unknown)
+        return Said(default, agreement(default, best), unknown)

@@ -14,7 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
-from db.queries import embeddings, people, records
+from db.queries import catalogue, embeddings, people, records
+from db.queries.catalogue import Sizes
 from db.queries.changes import Actor
 from db.queries.embeddings import SpaceRow, active_space
 from db.session import check_server, make_engine, make_sessions
@@ -54,7 +55,8 @@ class Readiness:
     reasons: tuple[Notice, ...]
     notices: tuple[Notice, ...]
     index: dict[str, Any]
-    vector_counts: dict[str, int]
+    sizes: Sizes | None
+    """None while the database does not answer."""
     generation: Generation
     """What it is about."""
 
@@ -173,13 +175,11 @@ class Resight:
         now = self.generation
         reasons: list[Notice] = []
         notices = list(now.notices + self._notices)
-        counts: dict[str, int] = {}
+        sizes: Sizes | None = None
         try:
             with self.sessions() as session:
                 switch = self._switch(session, now)
-                if now.space is not None:
-                    counts["present"] = embeddings.count_vectors(session, now.space.id)
-                    counts["missing"] = embeddings.count_missing(session, now.space.id)
+                sizes = catalogue.sizes(session, now.space.id if now.space else None)
         except SQLAlchemyError:
             reasons.append(Notice("database_unavailable", "The database does not answer."))
         else:
@@ -192,9 +192,9 @@ class Resight:
         index, index_problem = self._index(now)
         if index_problem is not None and not reasons:
             reasons.append(index_problem)
-        if counts.get("missing"):
-            notices.append(_missing(counts["missing"]))
-        return Readiness(not reasons, tuple(reasons), tuple(notices), index, counts, now)
+        if sizes is not None and now.space is not None and sizes.missing:
+            notices.append(_missing(sizes.missing))
+        return Readiness(not reasons, tuple(reasons), tuple(notices), index, sizes, now)
 
     def describe_models(self, spaces: Sequence[SpaceRow]) -> dict[str, Any]:
         """What speaks now, the registered spaces, and what could not be loaded."""
@@ -345,6 +345,7 @@ def open_resight(
         refuse_without_gate=settings.gate_policy == "refuse",
         min_probability=settings.min_probability,
         search_timeout_s=settings.search_timeout_s,
+        rejected_pairs=settings.rejected_pairs,
     )
 
     def make_identifier(

@@ -360,12 +360,29 @@ def counts(session: Session) -> CatalogueCounts:
     return CatalogueCounts(*row)
 
 
-def sizes(session: Session) -> tuple[int, int]:
-    """(individuals, annotations) over all catalogues: what every page tells, and no more."""
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large all catalogues are together; `vectors` of the annotations in one space, 0 without
+    one."""
+
+    individuals: int
+    annotations: int
+    vectors: int
+
+    @property
+    def missing(self) -> int:
+        """Annotations without a vector: each vector is of one annotation, and goes with it."""
+        return self.annotations - self.vectors
+
+
+def sizes(session: Session, model_id: int | None) -> Sizes:
+    """What every page tells, counted at one moment, with the vectors of the space `model_id`."""
     row = session.execute(
         sql(
             "SELECT (SELECT count(*) FROM individual"
-            " WHERE merged_into_id IS NULL AND NOT withdrawn), (SELECT count(*) FROM annotation)"
-        )
+            " WHERE merged_into_id IS NULL AND NOT withdrawn), (SELECT count(*) FROM annotation),"
+            " (SELECT count(*) FROM embedding WHERE model_id = :model)"
+        ),
+        {"model": model_id},
     ).one()
-    return row[0], row[1]
+    return Sizes(*row)

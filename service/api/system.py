@@ -50,8 +50,10 @@ def metrics(_: MetricsReader, state: State) -> Response:
     shown.gate_installed.set(readiness.generation.gate_installed)
     shown.inference_waiting.set(runtime.inference.waiting)
     shown.embeddings.clear()  # of a space that was searched before
-    for state_name, count in readiness.vector_counts.items():
-        shown.embeddings.labels(readiness.generation.label, state_name).set(count)
+    if readiness.sizes is not None and readiness.generation.space is not None:
+        searched, sizes = readiness.generation.label, readiness.sizes
+        shown.embeddings.labels(searched, "present").set(sizes.vectors)
+        shown.embeddings.labels(searched, "missing").set(sizes.missing)
     shown.index_delta.set(readiness.index.get("delta") or 0)
     return Response(shown.text(), media_type=exposition.CONTENT_TYPE)
 

@@ -346,7 +346,7 @@ def _table(answer: IdentifyAnswer) -> Table:
         cells = "█" * round(max(0.0, match.score) * SCORE_CELLS)
         matches.add_row(
             str(match.rank),
-            escape(match.individual.name),
+            escape(match.individual.name) + (" [yellow](rejected)[/]" if match.rejected else ""),
             escape(match.individual.taxon or ""),
             f"{match.score:.3f}",
             f"[cyan]{cells:<{SCORE_CELLS}}[/]",

@@ -127,19 +127,21 @@ def _shell(runtime: Resight) -> Shell:
     banner = (runtime.settings.banner,) if runtime.settings.banner else ()
     reasons = (told(n.detail) for n in (*readiness.reasons, *readiness.notices))
     notices = tuple(dict.fromkeys((*banner, *reasons)))
+    sizes = readiness.sizes
     try:
         with runtime.sessions() as session:
-            individuals, annotations = catalogue.sizes(session)
-            taxa = catalogue.list_taxa(session)
+            taxa = catalogue.list_taxa(session) if sizes else ()
     except SQLAlchemyError:
+        sizes = None
+    if sizes is None:
         # A page that says what is wrong is worth more than none.
         return Shell(state="not ready", notices=notices)
     return Shell(
         state="ready" if readiness.ready else "not ready",
         detail=words.gettext(
             "%(photos)s of %(individuals)s",
-            photos=terms.photos(annotations),
-            individuals=terms.individuals(individuals),
+            photos=terms.photos(sizes.annotations),
+            individuals=terms.individuals(sizes.individuals),
         ),
         notices=notices,
         species=tuple(taxon.scientific_name for taxon in taxa),

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.web.figures import number
 from service.web.terms import photos
-from service.web.words import gettext, lazy, nlazy
+from service.web.words import gettext, lazy, ngettext, nlazy
 
 Json = Mapping[str, Any]
 
@@ -100,7 +100,7 @@ def present_receipt(receipt: Json | None) -> ReceiptView | None:
     excluded = receipt["excluded"]
     pairs = [
         Pair(gettext("Eligible"), photos(int(receipt["eligible"]))),
-        Pair(gettext("Compared"), number(int(receipt["scanned"]))),
+        Pair(gettext("Compared"), _compared(receipt)),
         Pair(gettext("Left out"), _left_out(excluded)),
         Pair(gettext("Filters"), _filters(receipt.get("filters") or {})),
         Pair(gettext("Added since the snapshot"), number(int(receipt.get("delta") or 0))),
@@ -112,11 +112,25 @@ def present_receipt(receipt: Json | None) -> ReceiptView | None:
 
 def _receipt_sentence(receipt: Json) -> str:
     eligible, scanned = int(receipt["eligible"]), int(receipt["scanned"])
-    told_how = ALL_COMPARED if scanned == eligible else SOME_COMPARED
-    parts = [told_how["exact" if receipt["mode"] == "exact" else "approximate"](scanned)]
+    told_how = ALL_COMPARED if scanned >= eligible else SOME_COMPARED
+    how = "exact" if receipt["mode"] == "exact" else "approximate"
+    # A photo that shows nobody named was compared with as well, and can be no answer.
+    parts = [told_how[how](min(scanned, eligible))]
     if receipt.get("truncated"):
         parts.append(gettext("The search was cut short before the list was complete."))
     return " ".join(parts)
+
+
+def _compared(receipt: Json) -> str:
+    scanned, nobody = int(receipt["scanned"]), int(receipt["scanned"]) - int(receipt["eligible"])
+    if nobody <= 0:
+        return number(scanned)
+    return ngettext(
+        "%(all)s, of which %(num)d shows nobody named yet",
+        "%(all)s, of which %(num)d show nobody named yet",
+        nobody,
+        all=number(scanned),
+    )
 
 
 def _left_out(excluded: Json) -> str:

@@ -129,12 +129,14 @@ class NoveltyView:
 
 @dataclass(frozen=True, slots=True)
 class CandidateView:
-    """`sure`: how probable it is that it is the same animal, where that is known."""
+    """`sure`: how probable it is that it is the same animal, where that is known; `rejected`:
+    somebody said that it is not."""
 
     rank: int
     individual: IndividualView
     score: float
     sure: str | None
+    rejected: bool
     support: str
     thumb: str
     full: str
@@ -241,13 +243,14 @@ def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
                 "suggested."
             ),
         )
-    if candidates and _verdict(answer) == "probably_new":
+    standing = [one for one in candidates if not one.rejected]
+    if standing and _verdict(answer) == "probably_new":
         return _probably_new(answer["default_answer"])
     if answer["default_answer"]["status"] == "given":
         return _named(answer)
-    if not candidates:
-        return _nothing_found(answer.get("receipt"))
-    return _most_like(candidates[0].individual, _verdict(answer))
+    if not standing:
+        return _nothing_found(answer.get("receipt"), all_rejected=bool(candidates))
+    return _most_like(standing[0].individual, _verdict(answer))
 
 
 def _probably_new(default: Json) -> _Headline:
@@ -305,7 +308,16 @@ def _named(answer: Json) -> _Headline:
     return _Headline("named", individual.name, lead, individual.species, individual.url)
 
 
-def _nothing_found(receipt: Json | None) -> _Headline:
+def _nothing_found(receipt: Json | None, *, all_rejected: bool) -> _Headline:
+    if all_rejected:
+        return _Headline(
+            "new",
+            gettext("None of the candidates"),
+            gettext(
+                "Somebody has said of each of them that it is not on this photo. If you do not "
+                "agree, look again; if nobody is left, add it to the catalogue."
+            ),
+        )
     if receipt is None:
         return _Headline(
             "plain",
@@ -385,6 +397,7 @@ def _candidate(query_id: str, match: Json) -> CandidateView:
         individual=individual_of(match["individual"]),
         score=float(match["score"]),
         sure=_sure(match.get("probability")),
+        rejected=bool(match.get("rejected")),
         support=photos(int(match["supporting"])),
         thumb=crop_url(match["annotation_id"]),
         full=crop_url(match["annotation_id"], VIEW_PX),

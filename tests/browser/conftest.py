@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from playwright.sync_api import (
     ConsoleMessage,
     Error,
     Page,
+    Request,
     expect,
     sync_playwright,
 )
@@ -161,6 +164,26 @@ class Watch:
         assert self.foreign == []
 
 
+_sent: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
+
+
+def answered(page: Page) -> None:
+    """Waits until all that the page has sent to be kept is answered, which its own words do not
+    wait for."""
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    page.wait_for_timeout(50)
+    while _sent[page] and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    assert not _sent[page]
+
+
+def _follow(page: Page) -> None:
+    sent = _sent[page] = set()
+    page.on("request", lambda one: sent.add(one) if one.method != "GET" else None)
+    page.on("requestfinished", sent.discard)
+    page.on("requestfailed", sent.discard)
+
+
 NewPage = Callable[..., Page]
 
 
@@ -185,6 +208,7 @@ def new_page(browser: Browser, site: Site, watch: Watch) -> Iterator[NewPage]:
         page.on("console", watch.on_console)
         page.on("pageerror", watch.on_error)
         page.on("request", lambda request: watch.on_request(request.url))
+        _follow(page)
         return page
 
     yield make

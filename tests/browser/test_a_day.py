@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from indexer.drawings import FieldPhoto, write_fieldwork
-from tests.browser.conftest import Site, drawn_site
+from tests.browser.conftest import Site, answered, drawn_site
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Watch
@@ -152,7 +152,7 @@ def test_a_day_from_forty_photos_to_the_export(
         "different": 3,
         "undone": 2,
     }
-    page.wait_for_timeout(500)
+    answered(page)
     for kind in ("same", "new"):
         for query in done[kind]:
             assert api.get(f"/v1/queries/{query}").json()["state"] == kind
@@ -214,7 +214,7 @@ def test_two_people_at_one_item(
     two.keyboard.press("Escape")
     one.keyboard.press("u")
     expect(one.locator("h1")).to_have_text("That was all of this queue")
-    one.wait_for_timeout(300)
+    answered(one)
     watch.expect("409")
     two.keyboard.press("s")
     told = two.locator("[data-notices]")
@@ -240,5 +240,5 @@ def test_the_same_on_a_phone(new_page: NewPage, api: httpx.Client, site: Site) -
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.get_by_role("button", name="Unsure").tap()
     expect(page.locator("h1")).to_have_text("That was all of this queue")
-    page.wait_for_timeout(300)
+    answered(page)
     assert api.get(f"/v1/queries/{query}").json()["state"] == "unsure"

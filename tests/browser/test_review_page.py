@@ -22,6 +22,7 @@ from db.session import make_engine, make_sessions
 from db.types import Role
 from indexer.drawings import individual_names, individual_seed
 from indexer.synthetic import Fluke, Scene, draw_fluke
+from tests.browser.conftest import answered
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Site, Watch
@@ -215,7 +216,7 @@ def test_an_answer_of_the_match_page_is_brought_to_the_review(page: Page, desk: 
     desk.asked.append(once.rpartition("/")[2])
     press(page, "s")
     expect(page.locator("#bench")).not_to_have_attribute("data-shown", desk.asked[0])
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.read(desk.asked[0])["state"] == "same"
 
 
@@ -274,7 +275,7 @@ def test_a_verdict_brings_the_next_pair_before_it_is_answered(page: Page, desk: 
     expect(page.locator(f'[data-item="{second}"]')).to_be_visible(timeout=1000)
     expect(page.locator("[data-toast]")).to_contain_text(f"Same as {name_of(0)}")
     assert desk.verdicts(first) == []
-    page.wait_for_timeout(1700)
+    answered(page)
     assert desk.verdicts(first) == ["same"]
     assert desk.read(first)["state"] == "same"
     assert page.evaluate("window.untouched")
@@ -292,7 +293,7 @@ def test_a_row_of_verdicts_without_a_mouse(page: Page, desk: Desk) -> None:
             press(page, "1")
     expect(page.locator("h1")).to_have_text("That was all of this queue")
     expect(page.locator("h1")).to_be_focused()
-    page.wait_for_timeout(300)
+    answered(page)
     states = [desk.read(query)["state"] for query in queries]
     assert states == ["same", "unsure", "no_match", "not_usable", "same"]
     assert desk.read(queries[3])["reviews"][0]["reason"] == "blurred"
@@ -307,7 +308,7 @@ def test_a_no_marks_the_candidate_and_shows_the_next(page: Page, desk: Desk) -> 
     expect(rejected).to_contain_text(name_of(0))
     expect(candidate(page)).not_to_have_attribute("data-name", name_of(0))
     second = candidate(page).get_attribute("data-name")
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.verdicts(query) == ["different"]
     assert desk.read(query)["state"] == "open"
     page.reload()
@@ -322,7 +323,7 @@ def test_what_was_rejected_is_confirmed_only_knowingly(page: Page, desk: Desk) -
     press(page, "d")
     page.locator(".rail-no").click()
     expect(candidate(page)).to_have_attribute("data-name", name_of(0))
-    page.wait_for_timeout(300)
+    ready(page)
     press(page, "s")
     dialog = page.locator("dialog[open]")
     expect(dialog).to_contain_text(f"Same as {name_of(0)} after all?")
@@ -331,7 +332,7 @@ def test_what_was_rejected_is_confirmed_only_knowingly(page: Page, desk: Desk) -
     press(page, "s")
     dialog.get_by_role("button", name="Same after all").click()
     ready(page)
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.read(query)["state"] == "same"
 
 
@@ -415,7 +416,7 @@ def test_only_the_ticked_photos_are_decided_about(page: Page, desk: Desk) -> Non
     page.locator("[data-tick]").nth(1).uncheck()
     press(page, "s")
     ready(page)
-    page.wait_for_timeout(300)
+    answered(page)
     shown = [one["individual_id"] is not None for one in desk.read(query)["photos"]]
     assert shown == [True, False]
 
@@ -430,7 +431,7 @@ def test_a_comment_goes_with_the_verdict(page: Page, desk: Desk) -> None:
     press(page, "s")
     ready(page, second)
     expect(page.locator("#comment")).to_be_hidden()
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.read(first)["reviews"][0]["note"] == "same scar, sdumnxz"
 
 
@@ -446,7 +447,7 @@ def test_who_comes_second_sees_the_present_state_and_loses_nothing(
         begin(page, desk)
     press(hers, "u")
     ready(hers, second)
-    hers.wait_for_timeout(500)
+    answered(hers)
     press(mine, "c")
     mine.keyboard.type("I think so")
     press(mine, "Escape")
@@ -462,7 +463,7 @@ def test_who_comes_second_sees_the_present_state_and_loses_nothing(
     mine.locator("h1").focus()
     press(mine, "s")
     ready(mine, second)
-    mine.wait_for_timeout(300)
+    answered(mine)
     assert desk.read(first)["state"] == "same"
 
 
@@ -479,7 +480,7 @@ def test_a_lost_connection_loses_no_decision(page: Page, desk: Desk, watch: Watc
     page.unroute("**/v1/reviews")
     told.get_by_role("button", name="Try again").click()
     expect(told.locator(".message")).to_have_count(0)
-    page.wait_for_timeout(500)
+    answered(page)
     assert desk.verdicts(first) == ["same"]
 
 
@@ -514,7 +515,7 @@ def test_opinions_are_blind_until_ones_own(new_page: NewPage, desk: Desk, watch:
     assert "Vera" not in page.locator(".more-about").inner_text()
     press(page, "u")
     expect(page.locator("h1")).to_have_text("That was all of this queue")
-    page.wait_for_timeout(300)
+    answered(page)
     page.goto(f"/review/{query}?queue=second_opinion")
     ready(page)
     expect(page.locator(".verdicts")).to_contain_text("her secret")
@@ -531,7 +532,7 @@ def test_what_the_gate_rejected_is_contradicted(page: Page, desk: Desk, site: Si
     expect(page.locator('[data-act="same"]')).to_be_disabled()
     press(page, "g")
     expect(page.locator("h1")).to_have_text("That was all of this queue")
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.verdicts(query) == ["usable"]
 
 
@@ -678,7 +679,7 @@ def test_anybody_of_the_catalogue_can_be_put_beside_the_query(page: Page, desk: 
     page.wait_for_timeout(200)
     press(page, "s")
     ready(page)
-    page.wait_for_timeout(300)
+    answered(page)
     said = desk.read(query)["reviews"][0]
     assert said["individual"]["name"] == name_of(30 - FIRST)
 
@@ -788,7 +789,7 @@ def test_a_phone_shows_both_photos_and_decides_by_touch(
     page.locator('[data-act="none"]').tap()
     ready(page, third)
     fits()
-    page.wait_for_timeout(300)
+    answered(page)
     assert desk.read(first)["state"] == "same"
     assert desk.read(second)["state"] == "no_match"
 

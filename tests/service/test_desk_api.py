@@ -406,6 +406,36 @@ def test_a_rejected_pair_comes_last_and_marked(desk: Desk) -> None:
         )
 
 
+def test_a_rejection_is_remembered_beside_the_desk(desk: Desk) -> None:
+    """Promise 54: where the photo is dropped again, and where a program asks who is near it."""
+    photo = scene(1, shift=86)
+    query = desk.ask(photo)
+    first, second = (one["individual"]["id"] for one in query["candidates"][:2])
+    before = identify(desk.client, photo)
+    assert before["matches"][0]["individual"]["id"] == first
+    assert not any(one["rejected"] for one in before["matches"])
+
+    decided = desk.say(query, "different", individual_id=first)
+
+    annotation = query["photos"][0]["annotation_id"]
+    answers = [
+        identify(desk.client, photo),
+        desk.client.post(f"/v1/annotations/{annotation}/similar", json={}).json(),
+    ]
+    for answer in answers:
+        matches = answer["matches"]
+        assert matches[0]["individual"]["id"] == second
+        assert matches[-1]["individual"]["id"] == first
+        assert [one["rejected"] for one in matches].count(True) == 1
+        assert [one["rank"] for one in matches] == list(range(1, len(matches) + 1))
+    # How new it is, and whether both answers agree, is said of the best that is left.
+    assert answers[0]["novelty"]["best_score"] == answers[0]["matches"][0]["score"]
+    page = desk.client.get(f"/queries/{answers[0]['query_id']}").text
+    assert page.count("tag-no") == 1
+    desk.undo(decided)
+    assert identify(desk.client, photo)["matches"][0]["individual"]["id"] == first
+
+
 def test_a_rejection_follows_merges(desk: Desk) -> None:
     """Promise 54: whoever is merged with somebody rejected is rejected as well."""
     desk.known("Kept", 43)
@@ -462,6 +492,8 @@ def test_rejected_candidates_can_be_hidden(serve: Service) -> None:
     shown = [one["individual"]["name"] for one in again["candidates"]]
     assert len(shown) == 2
     assert first not in shown
+    matches = identify(desk.client, scene(1, shift=1))["matches"]
+    assert [one["individual"]["name"] for one in matches] == shown
 
 
 # ---------------------------------------------------------------- several people

@@ -185,6 +185,15 @@ def test_a_truncated_search_is_never_hidden() -> None:
     assert "all" not in shown.sentence.split("photos")[0]
 
 
+def test_photos_of_nobody_named_can_be_no_answer() -> None:
+    receipt = answer()["receipt"] | {"eligible": 160, "scanned": 226}
+    shown = present(answer(receipt=receipt)).receipt
+    assert shown is not None
+    assert "all 160 photos" in shown.sentence
+    told = {pair.term: pair.value for pair in shown.pairs}
+    assert told["Compared"] == "226, of which 66 show nobody named yet"
+
+
 def test_an_unreadable_photo_is_named_and_not_drawn() -> None:
     broken = {
         "position": 1,
