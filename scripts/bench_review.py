@@ -146,8 +146,8 @@ def media_of_first_individuals(session: Session, count: int) -> list[int]:
     return list(
         session.scalars(
             text(
-                "SELECT a.media_id FROM annotation a WHERE a.individual_id IN (SELECT id FROM"
-                " individual ORDER BY created_at, id LIMIT :count)"
+                "SELECT a.media_id FROM annotation a WHERE a.individual_id IN (SELECT individual_id"
+                " FROM individual_name WHERE is_primary ORDER BY lower(name) LIMIT :count)"
             ),
             {"count": count},
         )
@@ -187,8 +187,10 @@ def prepare(data_dir: Path, decisions: int, individuals: int, vectors: int) -> d
             shown = media_of_candidates(session) + media_of_first_individuals(session, 120)
         say(f"giving photos to {len(set(shown)):,} rows that are shown …")
         photos.give(shown)
+        # As autovacuum leaves it within minutes.
+        with resight.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
+            own.execute(text("VACUUM ANALYZE"))
         with resight.sessions.begin() as session:
-            session.execute(text("ANALYZE"))
             counted = session.execute(
                 text(
                     "SELECT (SELECT count(*) FROM individual), (SELECT count(*) FROM embedding),"

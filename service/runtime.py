@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db import embedded, migrate
-from db.queries import catalogue, embeddings, people, records
+from db.queries import embeddings, people, records
 from db.queries.catalogue import Sizes
 from db.queries.changes import Actor
 from db.queries.embeddings import SpaceRow, active_space
@@ -36,6 +36,7 @@ from models.errors import BundleError
 from models.gate import AbsentGate, Gate
 from models.preprocess import DecodeLimits
 from models.recipes import GATE_CONFIG
+from service.counted import Counted
 from service.generations import POLL_S, Generations, Load, Watcher
 from service.generations import Generation as Generation
 from service.settings import Settings
@@ -125,6 +126,7 @@ class Resight:
         self._generations = generations
         self._notices = notices
         self._watcher: Watcher | None = None
+        self._counted = Counted(database.sessions)
 
     @property
     def generation(self) -> Generation:
@@ -179,7 +181,7 @@ class Resight:
         try:
             with self.sessions() as session:
                 switch = self._switch(session, now)
-                sizes = catalogue.sizes(session, now.space.id if now.space else None)
+                sizes = self._counted.sizes(session, now.space.id if now.space else None)
         except SQLAlchemyError:
             reasons.append(Notice("database_unavailable", "The database does not answer."))
         else:

@@ -316,6 +316,14 @@ def upgrade() -> None:
         [sa.literal_column("coalesce(started_at, created_at)"), "id"],
         unique=False,
     )
+    op.create_index("ix_individual_created_at_id", "individual", ["created_at", "id"], unique=False)
+    op.create_index(
+        "ix_individual_name_order",
+        "individual_name",
+        [sa.literal_column("lower(name)"), "individual_id"],
+        unique=False,
+        postgresql_where=sa.text("is_primary"),
+    )
     op.add_column(
         "individual", sa.Column("life_stage", sa.String(), server_default="unknown", nullable=False)
     )
@@ -495,6 +503,8 @@ def downgrade() -> None:
     op.drop_column("individual", "withdrawn")
     op.drop_column("individual", "links")
     op.drop_column("individual", "life_stage")
+    op.drop_index("ix_individual_name_order", table_name="individual_name")
+    op.drop_index("ix_individual_created_at_id", table_name="individual")
     op.drop_index("ix_encounter_when", table_name="encounter")
     op.drop_column("encounter", "notes")
     op.drop_column("encounter", "observer")

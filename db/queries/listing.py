@@ -56,10 +56,32 @@ class IndividualSummary:
     created_at: datetime
 
 
-_ORDER: dict[Sort, tuple[str, str, str]] = {
-    "added": ("i.created_at", ">", "ASC"),
-    "newest": ("i.created_at", "<", "DESC"),
-    "name": ("coalesce(lower(p.name), '')", ">", "ASC"),
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Follows an index from end to end: `key` and then `id_`."""
+
+    key: str
+    id_: str = "i.id"
+    descending: bool = False
+    joined: str = ""
+
+    @property
+    def beyond(self) -> str:
+        return "<" if self.descending else ">"
+
+    def by(self, key: str, id_: str) -> str:
+        direction = "DESC" if self.descending else "ASC"
+        return f"{key} {direction}, {id_} {direction}"
+
+
+_ORDER: dict[Sort, _Order] = {
+    "added": _Order("i.created_at"),
+    "newest": _Order("i.created_at", descending=True),
+    "name": _Order(
+        "lower(p.name)",
+        id_="p.individual_id",
+        joined="JOIN individual_name p ON p.individual_id = i.id AND p.is_primary",
+    ),
 }
 
 
@@ -86,26 +108,23 @@ def list_individuals(
     """
     filters = ListFilters(catalogue_id, text, taxon, sex, vitality, life_stage)
     conditions, values = _conditions(filters)
-    key, beyond, direction = _ORDER[sort]
+    order = _ORDER[sort]
     after = read_cursor(cursor, str if sort == "name" else datetime.fromisoformat, UUID)
     if after is not None:
-        conditions.append(f"({key}, i.id) {beyond} (:after_key, :after_id)")
+        conditions.append(f"({order.key}, {order.id_}) {order.beyond} (:after_key, :after_id)")
         values |= {"after_key": after[0], "after_id": after[1]}
-    rows = session.execute(
-        _page(conditions, key, direction, by_name=sort == "name"), values | {"limit": limit}
-    ).all()
+    rows = session.execute(_page(conditions, order), values | {"limit": limit}).all()
     page = make_page(rows, limit, lambda row: (row.key, row.id))
     return Page(tuple(_summary(row) for row in page.items), page.next_cursor)
 
 
-def _page(conditions: Sequence[str], key: str, direction: str, *, by_name: bool) -> Any:
-    named = "LEFT JOIN individual_name p ON p.individual_id = i.id AND p.is_primary"
+def _page(conditions: Sequence[str], order: _Order) -> Any:
     return text(
         f"""
         WITH page AS MATERIALIZED (
-            SELECT i.id, {key} AS key FROM individual i {named if by_name else ""}
+            SELECT i.id, {order.key} AS key FROM individual i {order.joined}
             WHERE {" AND ".join(conditions)}
-            ORDER BY {key} {direction}, i.id {direction} LIMIT :limit + 1)
+            ORDER BY {order.by(order.key, order.id_)} LIMIT :limit + 1)
         SELECT i.id, i.catalogue_id, i.sex, i.vitality, i.life_stage, i.created_at, page.key,
             t.scientific_name, t.common_name, named.names, photos.photo_count,
             best.annotation_id, best.media_id, best.sha256
@@ -130,7 +149,7 @@ def _page(conditions: Sequence[str], key: str, direction: str, *, by_name: bool)
                 coalesce(a.box_w_px::bigint * a.box_h_px, m.width_px::bigint * m.height_px) DESC,
                 a.id LIMIT 1
         ) best ON true
-        ORDER BY page.key {direction}, i.id {direction}
+        ORDER BY {order.by("page.key", "i.id")}
         """
     )
 

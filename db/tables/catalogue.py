@@ -76,6 +76,7 @@ class Individual(Base):
         one_of("vitality", Vitality),
         one_of("life_stage", LifeStage),
         Index("ix_individual_catalogue_id_created_at_id", "catalogue_id", "created_at", "id"),
+        Index("ix_individual_created_at_id", "created_at", "id"),
         Index("ix_individual_survivor", text("coalesce(merged_into_id, id)")),
     )
 
@@ -107,6 +108,13 @@ class IndividualName(Base):
             "uq_individual_name_primary",
             "individual_id",
             unique=True,
+            postgresql_where=text("is_primary"),
+        ),
+        # Everybody in the order of the names that they go by, a page at a time.
+        Index(
+            "ix_individual_name_order",
+            text("lower(name)"),
+            "individual_id",
             postgresql_where=text("is_primary"),
         ),
     )

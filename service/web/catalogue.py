@@ -22,7 +22,7 @@ from service.web.catalogue_common import catalogue_names, change_views, done_cha
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.words import gettext
 
-ON_A_PAGE = 60
+ON_A_PAGE = 30
 PHOTOS_ON_A_PAGE = 48
 CHANGES_ON_A_PAGE = 8
 NOT_GIVEN = "-"

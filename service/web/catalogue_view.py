@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from db.queries.catalogue import IndividualRow
 from db.queries.listing import IndividualSummary
@@ -80,7 +81,7 @@ class Card:
     life_stage: str | None
     vitality: str | None
     photos: str
-    added: str
+    created_at: datetime
     thumb: str | None
 
     @property
@@ -104,7 +105,7 @@ def card_of(row: IndividualSummary, text: str | None = None) -> Card:
         life_stage=trait(LIFE_STAGE, row.life_stage),
         vitality=trait(VITALITY, row.vitality),
         photos=terms.photos(row.photo_count),
-        added=figures.day(row.created_at),
+        created_at=row.created_at,
         thumb=crop_url(row.best_annotation_id) if row.best_annotation_id is not None else None,
     )
 

@@ -87,11 +87,33 @@ def templates() -> Environment:
     return environment
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1)
+def _assets() -> tuple[str, frozenset[str]]:
+    """A digest of all static files, and their names."""
+    digest, names = hashlib.sha256(), []
+    for path in sorted(STATIC.rglob("*")):
+        if path.is_file():
+            names.append(path.relative_to(STATIC).as_posix())
+            digest.update(f"{names[-1]}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12], frozenset(names)
+
+
+def asset_version() -> str:
+    """Stands in the address of every static file; another one whenever one of them changes."""
+    return _assets()[0]
+
+
 def asset_url(name: str) -> str:
-    """The address of a static file, another one whenever its content changes."""
-    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
-    return f"/static/{name}?v={digest}"
+    """The address of a static file. A module finds those it imports beside it, in the same version.
+
+    Raises:
+        KeyError: there is no such file.
+    """
+    version, names = _assets()
+    if name not in names:
+        raise KeyError(name)
+    return f"/static/{version}/{name}"
 
 
 def is_fragment(request: Request) -> bool:

@@ -26,7 +26,7 @@ from service.runtime import Resight
 from service.schemas import IdentifyFields
 from service.uploads import parse_fields
 from service.web import figures, terms, view
-from service.web.pages import STATIC, PageRoute, is_fragment, render
+from service.web.pages import STATIC, PageRoute, asset_version, is_fragment, render
 from service.web.words import gettext, lazy
 
 PAGE_K = 12
@@ -61,12 +61,12 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 _static = StaticFiles(directory=STATIC)
 
 
-@router.get("/static/{path:path}")
-async def static_file(request: Request, path: str) -> Response:
-    """Style, scripts and the mark; open to all, so that a refusal can be drawn too."""
+@router.get("/static/{version}/{path:path}")
+async def static_file(request: Request, version: str, path: str) -> Response:
+    """Style, scripts and the mark; open to all, so that a refusal can be drawn too. A page that was
+    opened before an update gets what there is now, and keeps it for this once."""
     response = await _static.get_response(path, request.scope)
-    # A module imported by another has no digest in its address and is asked for anew.
-    kept = "public, max-age=31536000, immutable" if request.query_params.get("v") else "no-cache"
+    kept = "public, max-age=31536000, immutable" if version == asset_version() else "no-cache"
     response.headers["Cache-Control"] = kept
     return response
 

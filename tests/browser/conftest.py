@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from playwright.sync_api import (
     ConsoleMessage,
     Error,
     Page,
-    Request,
     expect,
     sync_playwright,
 )
@@ -31,6 +28,7 @@ from db.session import make_engine
 from indexer.drawings import individual_seed, write_catalogue, write_queries
 from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser import running
+from tests.browser.sending import follow
 
 INDIVIDUALS = 40
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -164,26 +162,6 @@ class Watch:
         assert self.foreign == []
 
 
-_sent: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
-
-
-def answered(page: Page) -> None:
-    """Waits until all that the page has sent to be kept is answered, which its own words do not
-    wait for."""
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    page.wait_for_timeout(50)
-    while _sent[page] and time.monotonic() < deadline:
-        page.wait_for_timeout(20)
-    assert not _sent[page]
-
-
-def _follow(page: Page) -> None:
-    sent = _sent[page] = set()
-    page.on("request", lambda one: sent.add(one) if one.method != "GET" else None)
-    page.on("requestfinished", sent.discard)
-    page.on("requestfailed", sent.discard)
-
-
 NewPage = Callable[..., Page]
 
 
@@ -208,7 +186,7 @@ def new_page(browser: Browser, site: Site, watch: Watch) -> Iterator[NewPage]:
         page.on("console", watch.on_console)
         page.on("pageerror", watch.on_error)
         page.on("request", lambda request: watch.on_request(request.url))
-        _follow(page)
+        follow(page)
         return page
 
     yield make

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from indexer.drawings import FieldPhoto, write_fieldwork
-from tests.browser.conftest import Site, answered, drawn_site
+from tests.browser.conftest import Site, drawn_site
+from tests.browser.sending import answered
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Watch

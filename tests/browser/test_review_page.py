@@ -22,7 +22,7 @@ from db.session import make_engine, make_sessions
 from db.types import Role
 from indexer.drawings import individual_names, individual_seed
 from indexer.synthetic import Fluke, Scene, draw_fluke
-from tests.browser.conftest import answered
+from tests.browser.sending import answered
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Site, Watch

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.queries import ann, candidates, copying, embeddings
+from db.queries import ann, candidates, copying, embeddings, listing
 from db.queries import search as search_queries
 from db.queries.embeddings import SpaceRow
 from db.queries.filters import SearchFilters
@@ -229,6 +229,40 @@ def test_an_approximate_search_walks_the_index(
         assert scanned == set()
         assert session.execute(text("SHOW enable_sort")).scalar_one() == "on"
     session.rollback()
+
+
+@pytest.mark.parametrize(
+    ("sort", "index"),
+    [
+        ("name", "ix_individual_name_order"),
+        ("added", "ix_individual_created_at_id"),
+        ("newest", "ix_individual_created_at_id"),
+    ],
+)
+def test_a_page_of_the_list_follows_an_index(
+    filled: tuple[Session, SpaceRow], sort: listing.Sort, index: str
+) -> None:
+    """Promise 46: the tenth page of individuals costs what the first does."""
+    session, _ = filled
+    plans: list[dict[str, Any]] = []
+    execute = session.execute
+
+    def look(statement: Any, parameters: Any) -> Any:
+        asked = text(f"EXPLAIN (FORMAT JSON) {statement}")
+        plans.append(execute(asked, parameters).scalar_one()[0]["Plan"])
+        return execute(statement, parameters)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(session, "execute", look)
+        first = listing.list_individuals(session, sort=sort, limit=30)
+        listing.list_individuals(session, sort=sort, limit=30, cursor=first.next_cursor)
+    assert len(plans) == 2
+    for plan in plans:
+        indexes: set[str] = set()
+        scanned: set[str] = set()
+        _walk(plan, indexes, scanned)
+        assert index in indexes
+        assert scanned & LARGE == set()
 
 
 def test_whether_an_index_may_be_used_is_a_look_up(

@@ -33,7 +33,7 @@ from tests.service.small import serving_of
 OPEN = table("""
     GET /health
     GET /ready
-    GET /static/{path:path}
+    GET /static/{version}/{path:path}
     GET,POST /sign-in
     POST /sign-out
     POST /settings/appearance
