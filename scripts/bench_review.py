@@ -235,6 +235,7 @@ def review(page: Page, url: str, decisions: int, look_s: float) -> list[float]:
     return times
 
 
+PAINTED = "() => performance.getEntriesByName('first-contentful-paint').length > 0"
 LIST_TIMES = """() => {
     const [page] = performance.getEntriesByType("navigation");
     const [paint] = performance.getEntriesByName("first-contentful-paint");
@@ -249,6 +250,7 @@ def list_individuals(page: Page, url: str) -> list[dict[str, float]]:
     times = []
     for _ in range(LISTS):
         page.goto(f"{url}/individuals", wait_until="load")
+        page.wait_for_function(PAINTED)
         page.wait_for_timeout(100)
         times.append(page.evaluate(LIST_TIMES))
     return times
@@ -266,10 +268,11 @@ def bench(data_dir: Path, decisions: int, look_s: float) -> dict[str, Any]:
         )
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(60_000)
-        say("the list of individuals …")
-        lists = list_individuals(page, url)
         say(f"{decisions} verdicts …")
         times = review(page, url, decisions, look_s)
+        # After these: a service that has just started still measures the scores of true matches.
+        say("the list of individuals …")
+        lists = list_individuals(page, url)
         browser.close()
     return {
         "p50_ms": round(statistics.median(times), 1),

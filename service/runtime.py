@@ -172,6 +172,10 @@ class Resight:
         """Take up what the catalogue is searched in by now, as far as the bundles here allow."""
         self._generations.look()
 
+    def sizes(self, session: Session) -> Sizes:
+        """How large the catalogue is, with the vectors of the space that is searched."""
+        return self._counted.sizes(session, self.space.id if self.space else None)
+
     def readiness(self) -> Readiness:
         """Looks at the database, the models and the index now; never raises."""
         now = self.generation
@@ -181,7 +185,7 @@ class Resight:
         try:
             with self.sessions() as session:
                 switch = self._switch(session, now)
-                sizes = self._counted.sizes(session, now.space.id if now.space else None)
+                sizes = self.sizes(session)
         except SQLAlchemyError:
             reasons.append(Notice("database_unavailable", "The database does not answer."))
         else:

@@ -15,7 +15,7 @@ from db.queries import catalogue, changes, listing, portraits
 from db.queries.listing import ListFilters, Sort
 from db.queries.portraits import PortraitPhoto
 from db.types import LifeStage, Role, Sex, Vitality
-from service.deps import Db, Viewer
+from service.deps import Db, Runtime, Viewer
 from service.web import catalogue_view as view
 from service.web import terms
 from service.web.catalogue_common import catalogue_names, change_views, done_change, query
@@ -95,6 +95,7 @@ class Wanted:
 def individuals(
     request: Request,
     principal: Viewer,
+    runtime: Runtime,
     session: Db,
     wanted: Annotated[Wanted, Depends()],
     cursor: str | None = None,
@@ -118,7 +119,12 @@ def individuals(
     }
     if is_fragment(request) and cursor:
         return render(request, "_cards.html", **context)
-    context["found"] = terms.individuals(listing.count_individuals(session, filters))
+    found = (
+        listing.count_individuals(session, filters)
+        if wanted.narrowed
+        else runtime.sizes(session).individuals
+    )
+    context["found"] = terms.individuals(found)
     if is_fragment(request):
         fragment = render(request, "_individuals.html", **context)
         fragment.headers["HX-Push-Url"] = wanted.url()

@@ -502,7 +502,7 @@ def test_an_encounter_is_corrected_on_the_map_and_asked_again(
     page.goto(f"/encounters/{encounter}")
     expect(page.locator(".together-list")).to_contain_text(one["name"])
     page.get_by_role("link", name="Edit").first.click()
-    page.wait_for_load_state()
+    expect(page.locator(".map-live")).to_be_visible()
     page.locator(".map-view").click(position={"x": 60, "y": 60})
     expect(page.get_by_label("Latitude")).to_have_value(re.compile(r"^6\d\.\d{5}$"))
     page.get_by_label("Observer").fill("M. Holm")

@@ -1,7 +1,6 @@
 // Owns what every page of the catalogue needs: ticking, maps, and an address without what was done.
 
 import { enablePicking } from "./picking.js";
-import { enableMaps } from "./map.js";
 
 /** The message stays until the page is left; the address must not show it again. */
 function forgetDone() {
@@ -11,6 +10,15 @@ function forgetDone() {
   history.replaceState(history.state, "", address);
 }
 
+/** Few pages have a map, and they alone load what draws it. */
+async function enableMaps() {
+  const maps = document.querySelectorAll("[data-map]");
+  if (maps.length === 0) return;
+  const { enable } = await import("./map.js");
+  maps.forEach(enable);
+}
+
 forgetDone();
 enablePicking();
 enableMaps();
+document.addEventListener("htmx:afterSettle", enableMaps);

@@ -154,7 +154,7 @@ function enableChoice(view, dragged) {
   });
 }
 
-function enable(map) {
+export function enable(map) {
   if (map.dataset.live) return;
   map.dataset.live = "true";
   map.classList.add("map-live");
@@ -164,10 +164,4 @@ function enable(map) {
   const dragged = enablePointer(view);
   if ("pick" in map.dataset) enableChoice(view, dragged);
   new ResizeObserver(() => view.scale()).observe(map);
-}
-
-export function enableMaps() {
-  const all = () => document.querySelectorAll("[data-map]").forEach(enable);
-  document.addEventListener("htmx:afterSettle", all);
-  all();
 }
