@@ -37,7 +37,9 @@ _YOUNG_S: Final = 3600.0
 """What was put within this time needs no renewal; a sweep takes nothing that is younger by far."""
 _NO_BUCKET: Final = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 _REFUSED: Final = re.compile(r"\b40[13] (Unauthorized|Forbidden)")
-_NO_ROOM: Final = re.compile(r"\b507\b|QuotaExceeded|StorageFull|os error 28\b|os error 122\b")
+_NO_ROOM: Final = re.compile(
+    r"\b507 Insufficient|QuotaExceeded|StorageFull|os error 28\b|os error 122\b"
+)
 
 
 def open_objects(url: str) -> ObjectStore:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import LocalStore, MemoryStore, ObjectStore
 from PIL import Image
 from sqlalchemy import Engine
@@ -26,7 +27,7 @@ from db.types import JobState
 from indexer.embed import embed_photos
 from indexer.jobs import ChunkContext, JobRunner, start_job
 from indexer.media import MediaError, MediaStore, StoreUnavailable, open_media
-from indexer.object_store import ObjectOriginals, open_objects
+from indexer.object_store import ObjectOriginals, open_objects, translated
 from tests import s3, zoo
 from tests.service.small import PixelEmbedder
 from tests.toy_jobs import ToyHandler, make_table, written
@@ -363,6 +364,14 @@ def test_a_failing_store_is_an_outage_and_never_a_missing_photo(
     assert {getattr(error, "code", None) for error in errors} == {code}
     bucket.fail = None
     assert store.read(sha256) == zoo.photo()
+
+
+def test_a_duration_in_an_error_is_no_status() -> None:
+    """What took 507 ms is no full store."""
+    told = "Error performing GET http://store/p/x in 507.3ms, after 3 retries - 503 Unavailable"
+    with pytest.raises(StoreUnavailable) as caught, translated("s3://photos"):
+        raise GenericError(told)
+    assert caught.value.code == "store_unavailable"
 
 
 def test_a_store_that_is_not_there_is_an_outage(bucket: s3.S3, tmp_path: Path) -> None:
