@@ -92,8 +92,8 @@ A misspelt field is an error, never a filter that silently does nothing. The ans
 | `query_id` | the stored query; `GET /v1/queries/{id}` gives this answer again |
 | `gate` | `state` accepted / rejected / abstained, with `score`, `threshold`, `model`, `reason` |
 | `default_answer` | `status` and, when `given`, the individual with its probability and the next ranks |
-| `matches` | the k nearest *individuals*: best cosine, winning annotation and photo, `supporting` photos |
-| `agreement` | whether head and first match name the same individual; null when either says nothing |
+| `matches` | the k nearest *individuals*: best cosine, winning annotation and photo, `supporting` photos; who was `rejected` for a known photo comes last |
+| `agreement` | whether head and the first match that nobody rejected name the same individual; null when either says nothing |
 | `receipt` | what was searched, what was left out and why, time per stage |
 | `novelty` | the best score beside the scores of true matches: `known`, `uncertain`, `probably_new`, with the histogram |
 | `known_photo` | these bytes are in the catalogue already: annotation and individual |
