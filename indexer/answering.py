@@ -95,10 +95,8 @@ def searched(
 
 
 def standing(found: SearchAnswer, k: int, rejected_pairs: RejectedPairs) -> SearchAnswer:
-    """The k matches that an answer shows (`in_order`), ranked anew."""
-    shown = in_order(found.matches, k, rejected_pairs)
-    ranked = tuple(replace(match, rank=rank) for rank, match in enumerate(shown, start=1))
-    return replace(found, matches=ranked)
+    """The matches that an answer shows (`in_order`)."""
+    return replace(found, matches=in_order(found.matches, k, rejected_pairs))
 
 
 def best_of(matches: Sequence[MatchAnswer]) -> MatchAnswer | None:

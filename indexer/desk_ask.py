@@ -21,7 +21,7 @@ from db.queries.desk import AskedRow
 from db.queries.filters import SearchFilters
 from db.queries.records import DeskPart, MatchRow, QueryPhotoRow
 from db.types import GateState, QueryKind, QueryState
-from indexer.answering import encounter_gate, gate_answer
+from indexer.answering import best_of, encounter_gate, gate_answer
 from indexer.answers import IdentifyAnswer, PhotoAnswer, PhotoError
 from indexer.desk_answers import Json
 from indexer.filling import Embed, Filler
@@ -251,7 +251,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
         "fuse": question.fuse,
         "stronger_outside": _stronger_outside(session, voice, request, heard),
     }
-    standing = [hit for hit in heard.result.hits if hit.individual_id not in rejected]
+    best = best_of(heard.found.matches)
     return records.add_query(
         session,
         query_id=UUID(answer.query_id),
@@ -270,7 +270,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
             encounter_id=question.encounter_id or next(iter(seen.encounters), None),
             state=QueryState.OPEN if question.wanted_votes == 1 else QueryState.SECOND,
             wanted_votes=question.wanted_votes,
-            best_score=standing[0].score if standing else None,
+            best_score=best.score if best else None,
             disagrees=said.agreement is False,
         ),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from uuid import UUID
 
 import numpy as np
@@ -136,8 +135,7 @@ def shown_candidates(
         match = _match(row, calibrated)
         if match is not None:
             seen.setdefault(row.individual_id, match)
-    shown = in_order(seen.values(), k, rejected_pairs)
-    return tuple(replace(match, rank=rank) for rank, match in enumerate(shown, start=1))
+    return in_order(seen.values(), k, rejected_pairs)
 
 
 def _match(row: CandidateRow, calibrated: Calibrated | None) -> DeskMatch | None:

@@ -4,7 +4,8 @@ not at all."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
-from typing import Final, Literal, Protocol, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeVar
 from uuid import UUID
 
 RejectedPairs = Literal["last", "hide"]
@@ -13,6 +14,12 @@ _SPARE: Final = 50
 
 
 class _Candidate(Protocol):
+    """A frozen dataclass with these among its fields."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def rank(self) -> int: ...
     @property
     def rejected(self) -> bool: ...
 
@@ -26,10 +33,11 @@ def wider(k: int, rejected: Set[UUID]) -> int:
     return k + min(len(rejected), _SPARE)
 
 
-def in_order(candidates: Iterable[C], k: int, rejected_pairs: RejectedPairs) -> list[C]:
-    """The first k that nobody rejected, then those that somebody did, unless they are hidden."""
+def in_order(candidates: Iterable[C], k: int, rejected_pairs: RejectedPairs) -> tuple[C, ...]:
+    """The first k that nobody rejected, then those that somebody did, unless they are hidden; each
+    with the rank that it has there."""
     every = list(candidates)
     kept = [one for one in every if not one.rejected][:k]
     if rejected_pairs == "last":
         kept += [one for one in every if one.rejected]
-    return kept
+    return tuple(replace(one, rank=rank) for rank, one in enumerate(kept, start=1))

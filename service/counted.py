@@ -3,7 +3,6 @@ written since."""
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,8 @@ MAX_AGE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    asked: tuple[int | None, int, int]
-    """The space, what other processes had written by then, and this one."""
+    asked: tuple[int | None, int, object]
+    """The space, how much had been written by then, and this process's last commit."""
     at: float
     sizes: Sizes
 
@@ -31,14 +30,13 @@ class Counted:
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         """Follows what is committed through `sessions`."""
-        self._numbers = itertools.count(1)
-        self._commits = 0
+        self._last_commit = object()
         self._kept: _Kept | None = None
         event.listen(sessions, "after_commit", self._committed)
 
     def sizes(self, session: Session, model_id: int | None) -> Sizes:
         """The sizes, with the vectors of the space `model_id`."""
-        asked = (model_id, catalogue.writes(session, model_id), self._commits)
+        asked = (model_id, catalogue.writes(session), self._last_commit)
         kept, now = self._kept, time.monotonic()
         if kept is not None and kept.asked == asked and now - kept.at < MAX_AGE_S:
             return kept.sizes
@@ -47,4 +45,4 @@ class Counted:
         return sizes
 
     def _committed(self, _session: Any) -> None:
-        self._commits = next(self._numbers)
+        self._last_commit = object()

@@ -174,7 +174,7 @@ class Resight:
 
     def sizes(self, session: Session) -> Sizes:
         """How large the catalogue is, with the vectors of the space that is searched."""
-        return self._counted.sizes(session, self.space.id if self.space else None)
+        return self._sizes(session, self.generation)
 
     def readiness(self) -> Readiness:
         """Looks at the database, the models and the index now; never raises."""
@@ -185,7 +185,7 @@ class Resight:
         try:
             with self.sessions() as session:
                 switch = self._switch(session, now)
-                sizes = self.sizes(session)
+                sizes = self._sizes(session, now)
         except SQLAlchemyError:
             reasons.append(Notice("database_unavailable", "The database does not answer."))
         else:
@@ -271,6 +271,9 @@ class Resight:
         return self.desk.ask(
             annotation_ids, encounter_id=encounter_id, actor=actor, idempotency_key=key
         )
+
+    def _sizes(self, session: Session, now: Generation) -> Sizes:
+        return self._counted.sizes(session, now.space.id if now.space else None)
 
     def _switch(self, session: Session, now: Generation) -> Notice | None:
         """What to tell of a space that is in use by now and does not answer here yet."""

@@ -375,7 +375,7 @@ class Sizes:
         return self.annotations - self.vectors
 
 
-def writes(session: Session, model_id: int | None) -> int:
+def writes(session: Session) -> int:
     """Rows ever written that `sizes` counts, as PostgreSQL's statistics know: cheap at any size,
     and up to ten seconds late."""
     return int(
@@ -383,10 +383,9 @@ def writes(session: Session, model_id: int | None) -> int:
             sql(
                 "SELECT coalesce(sum(pg_stat_get_tuples_inserted(c)"
                 " + pg_stat_get_tuples_updated(c) + pg_stat_get_tuples_deleted(c)), 0)"
-                " FROM unnest(ARRAY[to_regclass('individual'), to_regclass('annotation'),"
-                " to_regclass(:partition)]) c WHERE c IS NOT NULL"
-            ),
-            {"partition": f"embedding_m{model_id}"},
+                " FROM (VALUES ('individual'::regclass), ('annotation'::regclass)"
+                "  UNION ALL SELECT relid FROM pg_partition_tree('embedding')) counted (c)"
+            )
         ).scalar_one()
     )
 

@@ -149,15 +149,16 @@ def _shell(runtime: Resight) -> Shell:
     banner = (runtime.settings.banner,) if runtime.settings.banner else ()
     reasons = (told(n.detail) for n in (*readiness.reasons, *readiness.notices))
     notices = tuple(dict.fromkeys((*banner, *reasons)))
+    # A page that says what is wrong is worth more than none.
+    silent = Shell(state="not ready", notices=notices)
     sizes = readiness.sizes
+    if sizes is None:
+        return silent
     try:
         with runtime.sessions() as session:
-            taxa = catalogue.list_taxa(session) if sizes else ()
+            taxa = catalogue.list_taxa(session)
     except SQLAlchemyError:
-        sizes = None
-    if sizes is None:
-        # A page that says what is wrong is worth more than none.
-        return Shell(state="not ready", notices=notices)
+        return silent
     return Shell(
         state="ready" if readiness.ready else "not ready",
         detail=words.gettext(

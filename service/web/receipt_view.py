@@ -122,7 +122,8 @@ def _receipt_sentence(receipt: Json) -> str:
 
 
 def _compared(receipt: Json) -> str:
-    scanned, nobody = int(receipt["scanned"]), int(receipt["scanned"]) - int(receipt["eligible"])
+    scanned = int(receipt["scanned"])
+    nobody = scanned - int(receipt["eligible"])
     if nobody <= 0:
         return number(scanned)
     return ngettext(

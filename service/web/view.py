@@ -243,14 +243,14 @@ def _headline(answer: Json, candidates: Sequence[CandidateView]) -> _Headline:
                 "suggested."
             ),
         )
-    standing = [one for one in candidates if not one.rejected]
-    if standing and _verdict(answer) == "probably_new":
+    best = next((one for one in candidates if not one.rejected), None)
+    if best is not None and _verdict(answer) == "probably_new":
         return _probably_new(answer["default_answer"])
     if answer["default_answer"]["status"] == "given":
         return _named(answer)
-    if not standing:
+    if best is None:
         return _nothing_found(answer.get("receipt"), all_rejected=bool(candidates))
-    return _most_like(standing[0].individual, _verdict(answer))
+    return _most_like(best.individual, _verdict(answer))
 
 
 def _probably_new(default: Json) -> _Headline:

@@ -28,12 +28,10 @@ from db.session import make_engine
 from indexer.drawings import individual_seed, write_catalogue, write_queries
 from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser import running
-from tests.browser.sending import follow
+from tests.browser.sending import PATIENCE_MS, follow
 
 INDIVIDUALS = 40
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-# A busy machine is no failure of the page.
-PATIENCE_MS = 30_000
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

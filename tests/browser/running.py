@@ -62,7 +62,7 @@ def serving(data_dir: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_ready(url, process, log)
+        wait_until_ready(url, process, log)
         yield url
         assert process.poll() is None, f"The service died:\n{log.read_text()[-4000:]}"
     finally:
@@ -75,7 +75,9 @@ def serving(data_dir: Path) -> Iterator[str]:
         embedded.stop(data_dir)
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path | None = None) -> None:
+    """Waits for a service that was just started; RuntimeError with the end of its log if it ends
+    first, or takes too long."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -84,4 +86,5 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"The service did not become ready:\n{log.read_text()[-4000:]}")
+    told = log.read_text()[-4000:] if log else f"its exit status is {process.poll()}"
+    raise RuntimeError(f"The service did not become ready:\n{told}")

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 from playwright.sync_api import Page, Request
 
-PATIENCE_S = 30.0
+PATIENCE_MS = 30_000
+"""A busy machine is no failure of the page."""
 
 _sent: WeakKeyDictionary[Page, set[Request]] = WeakKeyDictionary()
 
@@ -23,7 +24,7 @@ def follow(page: Page) -> None:
 
 def answered(page: Page) -> None:
     """Waits until all that the page has sent to be kept is answered."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_MS / 1000
     page.wait_for_timeout(50)
     while _sent[page] and time.monotonic() < deadline:
         page.wait_for_timeout(20)

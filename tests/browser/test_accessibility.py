@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import PATIENCE_MS
 from tests.browser.drawn_desk import PAGES, SIGNED_OUT, DrawnDesk, drawn_desk
+from tests.browser.sending import PATIENCE_MS
 
 AXE = Path(__file__).resolve().parent / "vendor" / "axe.min.js"
 WIDTHS = {"wide": (1440, 900), "phone": (390, 844)}

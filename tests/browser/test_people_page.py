@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import running
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.sending import PATIENCE_MS
 
 PASSWORD = "four words in a row"
 NewPage = Callable[..., Page]

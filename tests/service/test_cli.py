@@ -27,6 +27,7 @@ from indexer.synthetic import Fluke, Scene, draw_fluke
 from service.cli.answers import escaped
 from service.cli.common import EXIT_MEANING, Exit, Stop, sentence_of
 from service.serving import PortTaken, refuse_taken_port
+from tests.browser.running import wait_until_ready
 
 RESIGHT = Path(sys.executable).with_name("resight")
 NAMES = ("Ada", "Bo", "Cleo")
@@ -346,7 +347,7 @@ def test_serve_answers_and_ends_on_sigterm(cli: Cli, photos: Path) -> None:
     )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_ready(url, process)
+        wait_until_ready(url, process)
         with (photos / "Cleo" / "1.jpg").open("rb") as photo:
             answer = httpx.post(f"{url}/v1/identify", files={"file": photo}, timeout=30).json()
         assert "matches" in answer
@@ -356,18 +357,6 @@ def test_serve_answers_and_ends_on_sigterm(cli: Cli, photos: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
     assert process.returncode in (0, -signal.SIGTERM)
-
-
-def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(240):
-        assert process.poll() is None, f"it ended with {process.returncode}"
-        try:
-            if httpx.get(f"{url}/ready", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.25)
-    pytest.fail("not ready within a minute")
 
 
 def test_models_and_gate_are_shown(cli: Cli) -> None:
