@@ -1,11 +1,12 @@
 """The default answer: what the head says, and whether it may be said.
 
-Given only when the gate accepted, the best slot has a name, and the probability is high enough.
+Given only when the gate accepted, the best slot has a name, the probability is high enough, and
+nobody said that the photos do not show that individual.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -27,10 +28,13 @@ def default_answer(
     head_id: int | None,
     model: str,
     min_probability: float,
+    rejected: Set[UUID],
 ) -> DefaultAnswer:
     """What the head says of an encounter, None where no head is loaded or nothing was embedded.
 
     `head_id` are the head's slots in the database: without them a label is named as it is.
+    `rejected` are those whom the photos do not show, as somebody said: the next best slot is not
+    named in their place, for the head never meant it.
     """
     if gate.state == "rejected":
         return DefaultAnswer(
@@ -61,9 +65,17 @@ def default_answer(
     best = candidates[0].probability
     if best < min_probability:
         return _low_confidence(best, min_probability, model)
+    individual = candidates[0].individual
+    if individual.id is not None and UUID(individual.id) in rejected:
+        return DefaultAnswer(
+            "withheld",
+            model=model,
+            reason=f"The head would name {individual.name}, and somebody said that this is not "
+            f"{individual.name}.",
+        )
     return DefaultAnswer(
         "given",
-        individual=candidates[0].individual,
+        individual=individual,
         probability=best,
         model=model,
         candidates=candidates,

@@ -230,7 +230,7 @@ def _store(session: Session, voice: Voice, question: Question, seen: _Seen, acto
     )
     heard = voice.hear(session, request, rejected)
     gate = encounter_gate(seen.gates)
-    said = voice.say(session, gate, voice.head_answer(vectors), heard.found)
+    said = voice.say(session, gate, voice.head_answer(vectors), heard.found, rejected)
     answer = IdentifyAnswer(
         query_id=str(uuid4()),
         created_at=datetime.now(UTC).isoformat(),

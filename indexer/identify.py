@@ -8,7 +8,7 @@ query's rows are committed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -117,12 +117,14 @@ class GateUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """The photos' rows, what the catalogue knows of them, and what the search must leave out."""
+    """The photos' rows, what the catalogue knows of them, what the search must leave out, and whom
+    somebody said that they do not show."""
 
     media: list[MediaRow]
     known: list[KnownPhoto | None]
     options: IdentifyOptions
     left_out: list[MediaRow]
+    rejected: Set[UUID]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,7 +201,7 @@ class Identifier:
         with self._sessions.begin() as session:
             found, novelty = self._search(session, look, stored, timings)
             gate = encounter_gate(look.gates)
-            said = self.voice.say(session, gate, look.head.result(), found)
+            said = self.voice.say(session, gate, look.head.result(), found, stored.rejected)
             timings["total"] = _ms_since(started)
             answer = IdentifyAnswer(
                 query_id=str(uuid4()),
@@ -375,7 +377,10 @@ class Identifier:
             ]
             known = [known_photo(session, row) for row in media]
             asked = _with_encounter(session, options, known)
-            return _Stored(media, known, asked, _left_out(session, options, media, known))
+            annotated = [int(photo.annotation_id) for photo in known if photo]
+            rejected = desk.rejected_for(session, annotated) if annotated else set()
+            left_out = _left_out(session, options, media, known)
+            return _Stored(media, known, asked, left_out, rejected)
 
     def _look(self, photos: Sequence[Rgb]) -> _Look:
         gate, embedder = self.voice.serving.gate, self.voice.embedder
@@ -428,11 +433,9 @@ class Identifier:
             return None, None
         fingerprint = self.voice.space.fingerprint
         annotated = {int(photo.media_id) for photo in stored.known if photo}
-        asked = [int(photo.annotation_id) for photo in stored.known if photo]
-        rejected = desk.rejected_for(session, asked) if asked else set()
         request = replace(
             self._request(look.vectors, stored.options, fingerprint=fingerprint),
-            k=wider(stored.options.k, rejected),
+            k=wider(stored.options.k, stored.rejected),
             # A photo without an annotation has nothing in the catalogue to leave out.
             exclude_media=frozenset(row.sha256 for row in stored.left_out if row.id in annotated),
             near_duplicate_of=tuple(
@@ -440,7 +443,7 @@ class Identifier:
             ),
         )
         started = time.perf_counter()
-        heard = self.voice.hear(session, request, rejected)
+        heard = self.voice.hear(session, request, stored.rejected)
         answer = standing(heard.found, stored.options.k, self._policy.rejected_pairs)
         timings["search"] = _ms_since(started)
         # The search's own stages stay visible, under its name.

@@ -168,8 +168,9 @@ class Voice:
         gate: GateAnswer,
         head: HeadAnswer | None,
         found: SearchAnswer | None,
+        rejected: Set[UUID],
     ) -> Said:
-        """The default answer beside what was found."""
+        """The default answer beside what was found; it names nobody who is `rejected`."""
         default = default_answer(
             session,
             gate,
@@ -177,6 +178,7 @@ class Voice:
             head_id=self.head_id,
             model=self.model,
             min_probability=self.min_probability,
+            rejected=rejected,
         )
         best = best_of(found.matches) if found else None
         nearest = best.individual if best and head else None

@@ -106,7 +106,7 @@ A misspelt field is an error, never a filter that silently does nothing. The ans
 | `given` | accepted, the best slot has a name, probability at or above the minimum |
 | `low_confidence` | below the minimum: no name |
 | `unmapped_slot` | the head's best slot is of an individual without a name in its list; look at the matches |
-| `withheld` | the gate rejected or abstained |
+| `withheld` | the gate rejected or abstained, or somebody said that these photos do not show whom the head would name |
 | `unavailable` | no head is loaded |
 
 A rejection is a result (200). After `rejected` nothing is searched; after `abstained` the matches are there for review. Where nothing was

@@ -15,6 +15,7 @@ FORMS = (
         "matches may know it."
     ),
     lazy("The best probability is %(best)s, below %(needed)s."),
+    lazy("The head would name %(name)s, and somebody said that this is not %(_same)s."),
     lazy("Nothing was there to compare with."),
     # Notices.
     lazy("%(count)s of the photos could not be read and %(_were)s left out; see `photos`."),

@@ -436,6 +436,26 @@ def test_a_rejection_is_remembered_beside_the_desk(desk: Desk) -> None:
     assert identify(desk.client, photo)["matches"][0]["individual"]["id"] == first
 
 
+def test_the_default_answer_names_nobody_who_was_rejected(serve: Service) -> None:
+    """Promise 54: the head knows nothing of verdicts, so what it would say is withheld."""
+    desk = Desk(serve(serving_of(head_of([("RN-0001", scene(1)), ("RN-0002", scene(2))]))))
+    first = desk.known("RN-0001", 1, taxon="humpback whale")
+    desk.known("RN-0002", 2, taxon="humpback whale")
+    photo = scene(1, shift=86)
+    query = desk.ask(photo)
+    assert query["default_answer"]["individual"]["id"] == first
+
+    decided = desk.say(query, "different", individual_id=first)
+
+    for answer in (identify(desk.client, photo), desk.ask(photo)):
+        default = answer["default_answer"]
+        assert (default["status"], default["individual"]) == ("withheld", None)
+        assert "is not RN-0001" in default["reason"]
+        assert (default["candidates"], answer["agreement"]) == ([], None)
+    desk.undo(decided)
+    assert identify(desk.client, photo)["default_answer"]["individual"]["id"] == first
+
+
 def test_a_rejection_follows_merges(desk: Desk) -> None:
     """Promise 54: whoever is merged with somebody rejected is rejected as well."""
     desk.known("Kept", 43)
