@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.deadline import TimedConnection
@@ -15,6 +17,12 @@ from db.errors import UnsupportedDatabase
 MIN_POSTGRES = 15
 MIN_PGVECTOR = (0, 8, 4)
 """Earlier pgvector releases can corrupt an HNSW index."""
+
+_ATTEMPTS: Final = 4
+_MET: Final = frozenset({"40001", "40P01"})
+"""PostgreSQL's serialization failure and deadlock: of two transactions that met, one was ended."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,22 @@ def _connect(_dialect: object, _record: object, args: list[Any], options: dict[s
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
     """Sessions whose rows stay readable after commit."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+def unless_met(transaction: Callable[[], T]) -> T:
+    """What a whole transaction gives; one that PostgreSQL ended because it met another is carried
+    out again, three times at most.
+
+    Raises:
+        OperationalError: it met others each time. What `transaction` raises.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return transaction()
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in _MET:
+                raise
+    return transaction()
 
 
 def read_versions(connection: Connection) -> tuple[int, str, str | None, int]:

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db.errors import Conflict, Invalid
 from db.queries import catalogue, media, records
 from db.queries.media import MediaRow
+from db.session import unless_met
 from db.types import RunState
 from indexer.archive import Skip
 from indexer.layouts import (
@@ -66,9 +67,6 @@ _WORKERS: Final = 2
 _REMOTE_WORKERS: Final = 8
 """Who reads over a network waits more than it works."""
 _BATCHES_AHEAD: Final = 2
-_ATTEMPTS: Final = 4
-_RETRY_STATES: Final = frozenset({"40001", "40P01"})
-"""PostgreSQL's serialization failure and deadlock: two imports met, and one of them tries again."""
 _BOX_INSIDE_MIN: Final = 0.9
 _SKIP_CODES: Final = {"media_missing": "file_missing", "media_damaged": "too_large_bytes"}
 """How an import calls what the reading of a location calls otherwise."""
@@ -300,18 +298,16 @@ class _ImportRun:
         self._committed(tally, tuple(entry.name for entry, _ in batch))
 
     def _commit(self, batch: list[Prepared], write: Write) -> _Tally:
-        attempt = 1
-        while True:
+        def attempt() -> _Tally:
             try:
                 with self._sessions.begin() as session:
                     return self._write_batch(session, batch, write)
-            except OperationalError as error:
+            except OperationalError:
                 # What a rolled-back transaction found or made may not exist.
                 self._known = _KnownRows()
-                state = getattr(error.orig, "sqlstate", None)
-                if state not in _RETRY_STATES or attempt == _ATTEMPTS:
-                    raise
-            attempt += 1
+                raise
+
+        return unless_met(attempt)
 
     def _write_batch(self, session: Session, batch: list[Prepared], write: Write) -> _Tally:
         tally = _Tally()

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict
 from db.queries import records
+from db.session import unless_met
 
 Json = dict[str, Any]
 
@@ -48,12 +49,13 @@ def once(
     sessions: sessionmaker[Session], asked: Asked, work: Callable[[Session], Json]
 ) -> tuple[Json, bool]:
     """Do the work in one transaction, or repeat the answer that the key got before; and whether it
-    was repeated.
+    was repeated. The work is done anew where its transaction met another one.
 
     Raises:
         Conflict: `idempotency_key_reused`: the key came with another request. What `work` raises.
     """
-    try:
+
+    def attempt() -> tuple[Json, bool]:
         with sessions.begin() as session:
             done = _answer(session, asked)
             if done is not None:
@@ -68,6 +70,10 @@ def once(
                     status=201,
                     answer=answer,
                 )
+        return answer, False
+
+    try:
+        return unless_met(attempt)
     except Conflict:
         # A twin of this request may have been committed while this one was under way.
         with sessions() as session:
@@ -75,7 +81,6 @@ def once(
         if done is None:
             raise
         return done, True
-    return answer, False
 
 
 def _answer(session: Session, asked: Asked) -> Json | None:

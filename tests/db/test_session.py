@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db import errors
 from db import session as db_session
 from db.errors import Conflict, Invalid, NotFound, UnsupportedDatabase, translated
-from db.session import check_server, make_engine
+from db.session import check_server, make_engine, unless_met
 from db.tables import Base
 
 
@@ -132,3 +135,50 @@ def test_a_constraint_becomes_an_error_with_a_code(
         session.execute(text(statement))
     assert refused.value.code == code
     assert str(refused.value).endswith(".")
+
+
+def test_of_two_transactions_that_wait_for_each_other_both_are_carried_out(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE met (id int PRIMARY KEY, seen text DEFAULT '')"))
+        connection.execute(text("INSERT INTO met (id) VALUES (1), (2)"))
+    both_hold_one = Barrier(2)
+    attempts = []
+
+    def write(who: str, *order: int) -> None:
+        def attempt() -> None:
+            attempts.append(who)
+            with engine.begin() as connection:
+                for place, id_ in enumerate(order):
+                    connection.execute(
+                        text("UPDATE met SET seen = seen || :who WHERE id = :id"),
+                        {"who": who, "id": id_},
+                    )
+                    if place == 0 and attempts.count(who) == 1:
+                        both_hold_one.wait(timeout=30)
+
+        unless_met(attempt)
+
+    with ThreadPoolExecutor(2) as threads:
+        for one in (threads.submit(write, "a", 1, 2), threads.submit(write, "b", 2, 1)):
+            one.result(timeout=60)
+
+    assert sorted(attempts) in (["a", "a", "b"], ["a", "b", "b"])
+    with engine.begin() as connection:
+        seen = connection.execute(text("SELECT DISTINCT seen FROM met")).scalars().all()
+        connection.execute(text("DROP TABLE met"))
+    assert len(seen) == 1
+    assert sorted(seen[0]) == ["a", "b"]
+
+
+def test_what_is_no_meeting_is_tried_once(engine: Engine) -> None:
+    attempts = []
+
+    def attempt() -> None:
+        attempts.append(1)
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 1"))
+            connection.execute(text("SELECT pg_sleep(1)"))
+
+    with pytest.raises(OperationalError):
+        unless_met(attempt)
+    assert len(attempts) == 1
