@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from indexer.evaluate import Codes
 from indexer.vector_index.protocol import Ids, Scores, Vectors
+from indexer.viewpoints import Sides
 
 BLOCK_ROWS: Final = 256
 Told = Callable[[float], None]
@@ -36,11 +37,12 @@ class Closest:
 def closest(
     vectors: Vectors,
     who: Codes,
+    sides: Sides,
     apart: Collection[tuple[int, int]] = (),
     told: Told = lambda _: None,
 ) -> Closest:
     """`vectors` float32 (n, D) of the individuals `who` int64 (n,) ascending; what is in `apart`,
-    pairs of individuals, is never compared.
+    pairs of individuals, is never compared, nor is one side with the other.
 
     Each pair of rows is multiplied once, a block of rows with all rows from there on.
     """
@@ -57,12 +59,13 @@ def closest(
         scores = buffer[: shape[0] * shape[1]].reshape(shape)
         np.matmul(vectors[start:end], vectors[start:].T, out=scores)
         _hide(scores, groups, kept_apart, start, end)
+        _hide_sides(scores, sides[start:end], sides[start:])
         places = scores.argmax(axis=1)
         found = scores[np.arange(len(scores)), places]
         _keep_better(other[start:end], other_row[start:end], found, places + start)
         _take_columns(other[end:], other_row[end:], scores[:, end - start :], start)
         told(1 - ((n - end) / n) ** 2)
-    return Closest(_own(vectors, groups), other, other_row)
+    return Closest(_own(vectors, groups, sides), other, other_row)
 
 
 class _Groups:
@@ -109,6 +112,16 @@ def _hide(
             scores[rows, max(from_ - start, 0) : max(to - start, 0)] = -np.inf
 
 
+def _hide_sides(scores: NDArray[np.float32], rows: Sides, columns: Sides) -> None:
+    """No row of one side meets a column of the other."""
+    for side in (1, -1):
+        facing = np.flatnonzero(rows == side)
+        if len(facing):
+            hidden = np.where(columns == -side, np.float32(-np.inf), np.float32(0))
+            for row in facing.tolist():
+                scores[row] += hidden
+
+
 def _take_columns(
     best: NDArray[np.float32],
     best_row: NDArray[np.int64],
@@ -136,7 +149,7 @@ def _keep_better(
     best_row[better] = rows[better]
 
 
-def _own(vectors: Vectors, groups: _Groups) -> Scores:
+def _own(vectors: Vectors, groups: _Groups, sides: Sides) -> Scores:
     own = np.full(len(vectors), -np.inf, np.float32)
     for first, last in groups:
         rows = vectors[first:last]
@@ -144,6 +157,9 @@ def _own(vectors: Vectors, groups: _Groups) -> Scores:
             scores = rows[start : start + BLOCK_ROWS] @ rows.T
             place = np.arange(len(scores))
             scores[place, place + start] = -np.inf
+            _hide_sides(
+                scores, sides[first + start : first + start + len(scores)], sides[first:last]
+            )
             own[first + start : first + start + len(scores)] = scores.max(axis=1)
     return own
 
@@ -182,11 +198,22 @@ class Linkage:
         return int(left[fitting][np.argmax(gaps[fitting])])
 
 
-def average_linkage(vectors: Vectors) -> Linkage:
-    """Groups joined by the mean cosine between their rows, by chains of nearest neighbours
-    (Murtagh 1983): n² memory, n² time. `vectors` float32 (n, D), n at least 1."""
-    n = len(vectors)
+def cosines(vectors: Vectors, sides: Sides) -> NDArray[np.float64]:
+    """float64 (n, n): the cosine of each row of `vectors` float32 (n, D) to each other one; NaN
+    where they are not compared, which are a row with itself and one side with the other."""
     scores = (vectors @ vectors.T).astype(np.float64)
+    scores[np.multiply.outer(sides, sides) < 0] = np.nan
+    np.fill_diagonal(scores, np.nan)
+    return scores
+
+
+def average_linkage(cosines: NDArray[np.float64]) -> Linkage:
+    """Groups joined by the mean cosine between their rows, by chains of nearest neighbours
+    (Murtagh 1983): n² memory, n² time. `cosines` float64 (n, n), n at least 1; what was not
+    compared speaks neither for a join nor against it, so it counts as the mean of what was."""
+    n = len(cosines)
+    known = ~np.isnan(cosines)
+    scores = np.where(known, cosines, cosines[known].mean() if known.any() else 1.0)
     np.fill_diagonal(scores, -np.inf)
     sizes = np.ones(n)
     joins: list[tuple[float, int, int]] = []

@@ -28,10 +28,11 @@ from db.queries.embeddings import SpaceRow
 from db.queries.identity import Pulse, ShownRow
 from db.queries.paging import Page, make_page, read_cursor
 from indexer.answers import IndividualRef, Json
-from indexer.closeness import Closest, Told, average_linkage, closest
+from indexer.closeness import Closest, Told, average_linkage, closest, cosines
 from indexer.evaluate import Codes
 from indexer.spaces import SLOT
 from indexer.vector_index.protocol import Vectors, unit_rows
+from indexer.viewpoints import Sides, sides_of
 
 log = logging.getLogger("resight")
 
@@ -104,8 +105,8 @@ class Suggested:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Photos that belong together. `mean_score` is the mean cosine between two of them (None for
-    one photo), `nearest_score` the best to a photo of another group (None for the only group)."""
+    """Photos that belong together. `mean_score` is the mean cosine between two of them,
+    `nearest_score` the best to a photo of another group; None where no two are compared."""
 
     annotation_ids: tuple[str, ...]
     mean_score: float | None
@@ -312,9 +313,9 @@ def suggest_split(
     left_out = tuple(str(id_) for id_ in every if id_ not in set(ids))
     if not ids:
         return SplitSuggestion(ref, (), left_out)
-    linkage = average_linkage(vectors)
+    scores = cosines(vectors, sides_of(session, ids))
+    linkage = average_linkage(scores)
     number = linkage.cut(groups or linkage.widest(MAX_GROUPS, GAP_MIN))
-    scores = vectors @ vectors.T
     made = [_group(ids, scores, number == label) for label in range(number.max() + 1)]
     made.sort(key=lambda group: -len(group.annotation_ids))
     return SplitSuggestion(ref, tuple(made), left_out)
@@ -332,10 +333,10 @@ def _vectors_of(session: Session, individual_id: UUID) -> tuple[list[int], Vecto
 def _group(ids: Sequence[int], scores: np.ndarray[Any, Any], inside: np.ndarray[Any, Any]) -> Group:
     own = scores[np.ix_(inside, inside)]
     across = scores[np.ix_(inside, ~inside)]
-    n = len(own)
+    own, across = own[~np.isnan(own)], across[~np.isnan(across)]
     return Group(
         annotation_ids=tuple(str(ids[place]) for place in np.flatnonzero(inside).tolist()),
-        mean_score=float((own.sum() - np.trace(own)) / (n * (n - 1))) if n > 1 else None,
+        mean_score=float(own.mean()) if own.size else None,
         nearest_score=float(across.max()) if across.size else None,
     )
 
@@ -346,13 +347,15 @@ def _group(ids: Sequence[int], scores: np.ndarray[Any, Any], inside: np.ndarray[
 @dataclass(frozen=True, slots=True, eq=False)
 class _Read:
     """What is compared: annotations by individual and then ascending, and `vectors` float32 (n, D)
-    of unit length in that order; `who` int64 (n,), and which of those are kept apart."""
+    of unit length in that order; `who` int64 (n,), which of those are kept apart, and `sides`
+    int8 (n,)."""
 
     pulse: Pulse
     shown: list[ShownRow]
     vectors: Vectors
     who: Codes
     apart: set[tuple[int, int]]
+    sides: Sides
 
 
 def _read(session: Session, space: SpaceRow) -> _Read:
@@ -363,12 +366,13 @@ def _read(session: Session, space: SpaceRow) -> _Read:
     who = np.array([code[row.individual_id] for row in shown], np.int64)
     apart = rows.rejected_pairs(session) | rows.photographed_together(session)
     known = {(code[a], code[b]) for a, b in apart if a in code and b in code}
-    return _Read(pulse, shown, vectors, who, known)
+    sides = sides_of(session, [row.annotation_id for row in shown])
+    return _Read(pulse, shown, vectors, who, known, sides)
 
 
 def _compare(read: _Read, told: Told = lambda _: None) -> _Compared:
     started = time.monotonic()
-    found = closest(read.vectors, read.who, read.apart, told)
+    found = closest(read.vectors, read.who, read.sides, read.apart, told)
     return _Compared(
         pulse=read.pulse,
         at=datetime.now(UTC),

@@ -6,12 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from db.queries import viewpoints as rows
 from db.queries.viewpoints import ViewedRow
 
 OPPOSITE: Final = {"left": "right", "right": "left"}
+
+Sides = NDArray[np.int8]
+"""1 for an annotation of the left side and -1 for one of the right, where a rule keeps them apart;
+else 0, which is compared with both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,15 @@ def applied_rules(session: Session, annotation_ids: Sequence[int]) -> dict[int, 
     """The rule as it applies to each of the annotations that exist, by id."""
     found = rows.viewed(session, annotation_ids)
     return {annotation_id: _applied(row) for annotation_id, row in found.items()}
+
+
+def sides_of(session: Session, annotation_ids: Sequence[int]) -> Sides:
+    """int8 (N,), in the order of the ids."""
+    if not rows.list_rules(session):
+        return np.zeros(len(annotation_ids), np.int8)
+    side = {"right": 1, "left": -1, None: 0}
+    found = applied_rules(session, annotation_ids)
+    return np.array([side[found[id_].left_out] for id_ in annotation_ids], np.int8)
 
 
 def told_rule(rules: Sequence[AppliedRule]) -> dict[str, Any] | None:

@@ -368,6 +368,7 @@ class Pulse:
     vectors: int
     last_change: int
     verdicts: int
+    rules: str
 
 
 def pulse(session: Session, model_id: int) -> Pulse:
@@ -376,7 +377,8 @@ def pulse(session: Session, model_id: int) -> Pulse:
         text(
             "SELECT (SELECT count(*) FROM embedding WHERE model_id = :model),"
             " (SELECT coalesce(max(id), 0) FROM change),"
-            " (SELECT count(*) FROM review WHERE verdict IN ('different', 'undo'))"
+            " (SELECT count(*) FROM review WHERE verdict IN ('different', 'undo')),"
+            " (SELECT concat(count(*), ' ', max(created_at)) FROM viewpoint_rule)"
         ),
         {"model": model_id},
     ).one()

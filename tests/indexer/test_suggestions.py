@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict, Invalid, NotFound
-from db.queries import embeddings
+from db.queries import embeddings, viewpoints
 from db.queries import identity as rows
 from indexer import suggestions
 from indexer.identity import Identity
@@ -138,6 +138,26 @@ def test_photos_that_are_not_for_matching_suggest_nothing(
     found = suggester.outliers(session)
     assert str(filled.ids[WRONG]) not in [item.annotation_id for item in found.items]
     assert found.compared == len(WHO) - 1
+
+
+def test_one_side_suggests_nothing_about_the_other(
+    session: Session, filled: Filled, suggester: Suggester
+) -> None:
+    """Individual 0 was seen from the left, its twin from the right, like the stray photo's own."""
+    side = "UPDATE annotation SET viewpoint = :side WHERE id = ANY(:ids)"
+    for name, ids in (("left", [*filled.ids[:3], filled.ids[WRONG]]), ("Right", filled.ids[3:16])):
+        session.execute(text(side), {"side": name, "ids": [int(id_) for id_ in ids]})
+    stray = str(filled.ids[WRONG])
+    assert pairs(suggester.merges(session))[0] == TWIN_IDS
+    assert stray in {item.annotation_id for item in suggester.outliers(session).items}
+
+    rule = viewpoints.set_rule(session, taxon=None, body_part=None, sided=True, set_by="anna")
+
+    assert TWIN_IDS not in pairs(suggester.merges(session))
+    # None of its own shows its side: nothing says that it looks less like them.
+    assert stray not in {item.annotation_id for item in suggester.outliers(session).items}
+    viewpoints.delete_rule(session, rule.id)
+    assert pairs(suggester.merges(session))[0] == TWIN_IDS
 
 
 def test_pages_walk_over_all_without_gap_or_double(
