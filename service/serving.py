@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -65,6 +66,8 @@ def serve(resight: Resight, *, when_ready: Callable[[str], None] | None = None) 
         timeout_graceful_shutdown=GRACE_S,
         log_level="info" if when_ready is None else "warning",
     )
+    # What is loaded by now stays: a full collection would look at it all, for a tenth of a second.
+    gc.freeze()
     _Server(config, when_ready, lambda: app.state.resight.streams.end()).run()
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from contextlib import suppress
 from typing import NoReturn
 
 
+_ALLOCATIONS = 50_000
+"""Objects between two collections of garbage."""
+
+
 def main() -> NoReturn:
     """Entry point of the `resight` command."""
     from models.threads import configure_threads
 
+    # Importing makes a few hundred thousand objects and no garbage.
+    gc.set_threshold(_ALLOCATIONS, 20, 20)
     # Before numpy, FAISS or OpenVINO load; a value that is no number is refused with the settings.
     threads = os.environ.get("RESIGHT_THREADS", "")
     configure_threads(int(threads) if threads.isdigit() and int(threads) > 0 else None)

@@ -20,7 +20,10 @@ from db import embedded
 from db.errors import UnsupportedDatabase
 
 _START = (
-    "import sys; from pathlib import Path; from db.embedded import start;"
+    # A test that runs under nohup or in the background inherits that these are ignored.
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    " signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+    " import sys; from pathlib import Path; from db.embedded import start;"
     " print(start(Path(sys.argv[1])).url)"
 )
 
