@@ -8,7 +8,6 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-
 _ALLOCATIONS = 50_000
 """Objects between two collections of garbage."""
 
