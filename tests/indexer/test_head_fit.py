@@ -578,6 +578,7 @@ def answered(session: Session, row: heads.HeadRow, vector: Floats) -> object:
         head_id=row.id,
         model="test 1",
         min_probability=row.min_probability,
+        rejected=frozenset(),
     )
 
 
