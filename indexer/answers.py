@@ -175,11 +175,13 @@ class AddedPhoto:
 
 @dataclass(frozen=True, slots=True)
 class AddedAnswer:
-    """An individual after photos were added to it."""
+    """An individual after photos were added to it; `change_id` can be undone, None where it had
+    them all."""
 
     individual: IndividualRef
     photos: tuple[AddedPhoto, ...]
     notices: tuple[Notice, ...]
+    change_id: int | None = None
 
     def as_json(self) -> Json:
         """The JSON form."""
@@ -192,4 +194,5 @@ class AddedAnswer:
             individual=IndividualRef(**answer["individual"]),
             photos=tuple(AddedPhoto(**photo) for photo in answer["photos"]),
             notices=tuple(Notice(**notice) for notice in answer["notices"]),
+            change_id=answer.get("change_id"),
         )

@@ -15,11 +15,11 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.queries import catalogue as rows
-from db.queries import records
+from db.queries import names, records
 from db.queries.catalogue import AnnotationRow, IndividualRow
 from db.queries.changes import Actor, Journal
 from db.queries.media import belongs_to_other
-from db.types import Sex, Vitality
+from db.types import LifeStage, Sex, Vitality
 from indexer.answers import AddedAnswer, AddedPhoto, IndividualRef, Json
 from indexer.filling import Embed, Embedded, Filler
 from indexer.identify import NoPhotos, PhotoIn
@@ -37,11 +37,13 @@ LOCAL: Final = Actor("local")
 
 @dataclass(frozen=True, slots=True)
 class NewIndividual:
-    """Who is to be added; `catalogue` None means the default one."""
+    """Who is to be added; `name` None means the next free one of the catalogue's sequence,
+    `catalogue` None the default one."""
 
-    name: str
+    name: str | None = None
     taxon: str | None = None
     sex: Sex = Sex.UNKNOWN
+    life_stage: LifeStage = LifeStage.UNKNOWN
     vitality: Vitality = Vitality.UNKNOWN
     notes: str | None = None
     catalogue: str | None = None
@@ -92,22 +94,25 @@ class Curator:
 
         def work(session: Session, embed: Embed) -> AddedAnswer:
             journal = Journal(session)
+            home = _catalogue(session, new.catalogue).id
+            taxon_id = rows.ensure_taxon(session, new.taxon) if new.taxon else None
             individual = new_individual(
                 session,
                 journal,
                 actor,
-                catalogue_id=_catalogue(session, new.catalogue).id,
-                name=new.name,
-                taxon_id=rows.ensure_taxon(session, new.taxon) if new.taxon else None,
+                catalogue_id=home,
+                name=new.name or names.reserve_next(session, home, taxon_id, actor.principal).name,
+                taxon_id=taxon_id,
                 sex=new.sex,
+                life_stage=new.life_stage,
                 vitality=new.vitality,
                 notes=new.notes,
             )
             given = self._given(session, photos, query_id)
             annotations = self._store_photos(session, journal, individual, given)
             embedded = embed(session, [annotation.id for annotation in annotations])
-            _close(session, journal, actor, "add", individual, annotations)
-            return _answer(individual, annotations, given, embedded)
+            change_id = _close(session, journal, actor, "add", individual, annotations)
+            return _answer(individual, annotations, given, embedded, change_id)
 
         asked = _asked(
             actor.principal, idempotency_key, "individual", asdict(new), photos, query_id
@@ -135,8 +140,8 @@ class Curator:
             given = self._given(session, photos, query_id)
             annotations = self._store_photos(session, journal, individual, given)
             embedded = embed(session, [annotation.id for annotation in annotations])
-            _close(session, journal, actor, "photos", individual, annotations)
-            return _answer(individual, annotations, given, embedded)
+            change_id = _close(session, journal, actor, "photos", individual, annotations)
+            return _answer(individual, annotations, given, embedded, change_id)
 
         fields = {"individual": individual_id}
         asked = _asked(actor.principal, idempotency_key, "photos", fields, photos, query_id)
@@ -203,16 +208,18 @@ def _close(
     action: Literal["add", "photos"],
     individual: IndividualRow,
     annotations: Sequence[AnnotationRow],
-) -> None:
+) -> int | None:
     """The change, where anything was different, and the entry of the audit trail. Last of all:
     other writers of the trail wait from here until the transaction ends."""
+    change_id = None
     if journal.images:
         new = sum(image.entity == "annotation" for image in journal.images)
         detail = {
             "individual": {"id": str(individual.id), "name": individual.name},
             "counts": asdict(Counts(annotations=new, photos=new, names=action == "add")),
         }
-        journal.close(actor, action, detail)
+        change = journal.close(actor, action, detail)
+        change_id = change.id if change else None
     records.add_audit(
         session,
         actor.principal,
@@ -220,6 +227,7 @@ def _close(
         f"individual:{individual.id}",
         {"name": individual.name, "annotations": [a.id for a in annotations]},
     )
+    return change_id
 
 
 def _answer(
@@ -227,6 +235,7 @@ def _answer(
     annotations: Sequence[AnnotationRow],
     given: Sequence[Photo],
     embedded: Embedded,
+    change_id: int | None,
 ) -> AddedAnswer:
     return AddedAnswer(
         individual=IndividualRef(str(individual.id), individual.name, individual.taxon),
@@ -235,6 +244,7 @@ def _answer(
             for i, ((name, _), a) in enumerate(zip(given, annotations, strict=True))
         ),
         notices=embedded.notices,
+        change_id=change_id,
     )
 
 

@@ -252,8 +252,7 @@ class Desk:
         with self._sessions.begin() as session:
             home = _catalogue(session, catalogue)
             taxon_id = find_taxon(session, taxon) if taxon else None
-            sequence = names.sequence_of(session, home.id, taxon_id)
-            reserved = names.reserve_next(session, home.id, sequence, actor.principal)
+            reserved = names.reserve_next(session, home.id, taxon_id, actor.principal)
         return ReservedName(reserved.name, home.name, reserved.until.isoformat())
 
     def release_name(self, name: str, *, catalogue: str | None = None, actor: Actor) -> None:

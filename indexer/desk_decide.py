@@ -366,9 +366,8 @@ def _made(case: _Case) -> _Effect:
         taxon_id = catalogue.ensure_taxon(case.session, said.taxon)
     name = said.name
     if name is None:
-        sequence = names.sequence_of(case.session, first.catalogue_id, taxon_id)
         name = names.reserve_next(
-            case.session, first.catalogue_id, sequence, case.actor.principal
+            case.session, first.catalogue_id, taxon_id, case.actor.principal
         ).name
     journal = Journal(case.session)
     made = new_individual(

@@ -136,7 +136,8 @@ curl -F name=Luna -F taxon='humpback whale' -F file=@a.jpg -F file=@b.jpg http:/
 201 with `Location`. All or nothing, and the photos are embedded before the answer: the next identification can return the
 individual, without any training. `query_id` takes the photos of a stored query, beside or instead of `file`. `Idempotency-Key` makes a
 repeated request give the first answer (`Idempotency-Replayed: true`); the same key with another request is 422. A name that is
-taken is 409, whatever its case; so is a photo that shows another individual already.
+taken is 409, whatever its case; so is a photo that shows another individual already. Without a name it gets the next free one of the catalogue's
+sequence. `change_id` in the answer can be undone.
 
 `POST /v1/individuals/{id}/photos` adds photos. `GET /v1/individuals` lists with `limit`, `cursor`, `text`, `taxon`; follow
 `next_cursor` or the `Link` header. `GET /v1/individuals/{id}` reads one with its photos.

@@ -40,6 +40,7 @@ from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
 from service.web.catalogue import router as catalogue_pages
+from service.web.catalogue_add import router as add_pages
 from service.web.catalogue_changes import router as change_pages
 from service.web.catalogue_describe import router as describe_pages
 from service.web.catalogue_drop import router as drop_pages
@@ -172,6 +173,7 @@ def create_app(
     app.include_router(change_pages, include_in_schema=False)
     app.include_router(viewpoint_pages, include_in_schema=False)
     app.include_router(suggestion_pages, include_in_schema=False)
+    app.include_router(add_pages, include_in_schema=False)
     app.include_router(edit_pages, include_in_schema=False)
     app.include_router(identity_pages, include_in_schema=False)
     app.include_router(describe_pages, include_in_schema=False)

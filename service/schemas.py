@@ -9,8 +9,9 @@ from uuid import UUID
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from db.queries.filters import SearchFilters
-from db.types import Sex, Vitality
+from db.types import LifeStage, Sex, Vitality
 from indexer.answers import Notice
+from indexer.catalogue import NewIndividual
 
 
 def as_list(value: Any) -> Any:
@@ -125,15 +126,32 @@ class SearchBody(Strict):
 class IndividualFields(Strict):
     """Fields beside the photos of `POST /v1/individuals`."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="Without one it gets the next free name of the catalogue's sequence.",
+    )
     taxon: str | None = Field(None, max_length=200)
-    sex: Literal["female", "male", "unknown"] = "unknown"
-    vitality: Literal["alive", "dead", "unknown"] = "unknown"
+    sex: Sex = Sex.UNKNOWN
+    life_stage: LifeStage = LifeStage.UNKNOWN
+    vitality: Vitality = Vitality.UNKNOWN
     notes: str | None = Field(None, max_length=10_000)
     catalogue: str | None = Field(None, max_length=200)
     query_id: UUID | None = Field(
         None, description="Take the photos of this query, beside or instead of those sent."
     )
+
+    def to_new(self) -> NewIndividual:
+        return NewIndividual(
+            name=self.name,
+            taxon=self.taxon,
+            sex=self.sex,
+            life_stage=self.life_stage,
+            vitality=self.vitality,
+            notes=self.notes,
+            catalogue=self.catalogue,
+        )
 
 
 class PhotosFields(Strict):

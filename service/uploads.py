@@ -40,6 +40,11 @@ class Upload:
         """The files as photos."""
         return [PhotoIn(part.name, part.data) for part in self.files]
 
+    def chosen(self) -> list[PhotoIn]:
+        """The photos of a page's form: a browser sends an empty file for an input in which nothing
+        was chosen."""
+        return [photo for photo in self.photos() if photo.data or photo.name]
+
 
 async def read_upload(request: Request, field: str, *, max_files: int) -> Upload:
     """The multipart body; query parameters count as fields that the form does not name.

@@ -60,6 +60,12 @@ def sequence_of(session: Session, catalogue_id: UUID, taxon_id: int | None = Non
     return FIRST
 
 
+def next_in(session: Session, catalogue_id: UUID) -> str:
+    """The name after the highest, which somebody may have reserved."""
+    sequence = sequence_of(session, catalogue_id)
+    return sequence.name(sequence.highest + 1)
+
+
 # Numbers with leading zeros have a width; the most common one counts. Of two sequences that are as
 # common as each other the one that was continued last.
 _SEQUENCE: Final = text(r"""
@@ -80,10 +86,11 @@ _SEQUENCE: Final = text(r"""
 
 
 def reserve_next(
-    session: Session, catalogue_id: UUID, sequence: Sequence, principal: str
+    session: Session, catalogue_id: UUID, taxon_id: int | None, principal: str
 ) -> Reserved:
-    """The first name after the highest that is neither given nor reserved, kept for this person.
-    Any number of callers get as many names."""
+    """The first name after the highest of the sequence that is neither given nor reserved, kept for
+    this person. Any number of callers get as many names."""
+    sequence = sequence_of(session, catalogue_id, taxon_id)
     session.execute(text("DELETE FROM name_reservation WHERE until <= now()"))
     for number in range(sequence.highest + 1, sequence.highest + _TRIES):
         # Waits for whoever is about to reserve the same name.

@@ -10,9 +10,8 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from db.queries import catalogue
-from db.types import Sex, Vitality
 from indexer.answers import AddedAnswer
-from indexer.catalogue import Added, NewIndividual
+from indexer.catalogue import Added
 from indexer.identity import etag_of_individual
 from service.deps import Curator, Db, State, Viewer, get_runtime
 from service.schemas import (
@@ -117,14 +116,7 @@ def create_individual(
     return the individual."""
     fields = parse_fields(IndividualFields, upload.fields)
     added = state.runtime.curator.add_individual(
-        NewIndividual(
-            name=fields.name,
-            taxon=fields.taxon,
-            sex=Sex(fields.sex),
-            vitality=Vitality(fields.vitality),
-            notes=fields.notes,
-            catalogue=fields.catalogue,
-        ),
+        fields.to_new(),
         upload.photos(),
         query_id=fields.query_id,
         actor=principal.actor,

@@ -16,11 +16,17 @@ from db.errors import DbError, NotFound
 from db.queries import changes, portraits
 from db.queries.changes import ChangeRow
 from db.types import Role
+from indexer.identify import NoPhotos
+from indexer.photos import PhotosRefused
 from service.deps import Principal
+from service.errors import problem_of
 from service.sign_in import local_path
 from service.web.changes_view import ChangeView, change_view
+from service.web.encounter_view import refusal_of
 from service.web.pages import is_fragment
 from service.web.told import told
+from service.web.view import sentence
+from service.web.words import gettext
 
 
 def query(values: Mapping[str, object]) -> str:
@@ -76,6 +82,24 @@ class FormProblem:
 def form_problem(error: DbError) -> FormProblem:
     other = error.values.get("individual_id")
     return FormProblem(told(error.detail), f"/individuals/{other}" if other else None)
+
+
+def refusals(error: PhotosRefused) -> list[str]:
+    """Why each of the photos was refused."""
+    return [refusal_of(one.name, one.position, one.detail) for one in error.problems]
+
+
+def photos_problem(error: Exception) -> FormProblem:
+    """Why photos and what came with them were not taken."""
+    if isinstance(error, PhotosRefused):
+        return FormProblem(" ".join(refusals(error)))
+    if isinstance(error, NoPhotos):
+        return FormProblem(gettext("Choose at least one photo."))
+    if isinstance(error, DbError):
+        return form_problem(error)
+    problem = problem_of(error)
+    said = " ".join(one.detail for one in problem.errors) or problem.detail
+    return FormProblem(sentence(told(said)))
 
 
 def read_ids(values: Sequence[str]) -> list[int]:

@@ -21,10 +21,8 @@ from service.errors import Problem, problem_of
 from service.runtime import Resight
 from service.uploads import parse_fields
 from service.web import encounter_view as view
-from service.web.catalogue_common import FormProblem, query, read_uuids
+from service.web.catalogue_common import FormProblem, photos_problem, query, read_uuids, refusals
 from service.web.pages import PageRoute, is_fragment, render
-from service.web.told import told
-from service.web.view import sentence
 
 SHOWN_AGAIN = 60
 """Encounters of a drop that its address remembers."""
@@ -95,7 +93,7 @@ def drop(
     plain form sends all and is led to them."""
     given = dict(upload.fields)
     into = read_uuids([str(given.pop("into", ""))])
-    photos = [photo for photo in upload.photos() if photo.data or photo.name]
+    photos = upload.chosen()
     try:
         fields = parse_fields(DropFields, given)
         if into:
@@ -148,25 +146,15 @@ def _refused(
 ) -> Response:
     """Why nothing was stored; without a script the form comes back as it was, but for the photos,
     which a browser does not put into a form again."""
-    if isinstance(error, PhotosRefused):
-        lines = [
-            view.refusal_of(problem.name, problem.position, problem.detail)
-            for problem in error.problems
-        ]
-        if is_fragment(request):
-            return render(request, "_dropped.html", cards=[], refused=lines)
-        detail = " ".join(lines)
-    else:
-        problem = problem_of(error)
-        said = " ".join(one.detail for one in problem.errors) or problem.detail
-        detail = sentence(told(said))
     if is_fragment(request):
-        raise error
+        if not isinstance(error, PhotosRefused):
+            raise error
+        return render(request, "_dropped.html", cards=[], refused=refusals(error))
     return _drop_page(
         request,
         runtime,
         [],
         typed=given,
-        form_error=FormProblem(detail),
+        form_error=photos_problem(error),
         status=problem_of(error).status,
     )

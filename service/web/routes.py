@@ -137,8 +137,7 @@ def identify(request: Request, principal: Reviewer, upload: PhotosUpload, state:
     """Asks about photos; with `again`, about those of an earlier query together with new ones."""
     given: dict[str, Any] = dict(upload.fields)
     again = given.pop("again", "")
-    # A browser sends an empty file for an input in which nothing was chosen.
-    photos = [photo for photo in upload.photos() if photo.data or photo.name]
+    photos = upload.chosen()
     if again:
         photos = _photos_of(state.runtime, str(again)) + photos
     return _ask(request, state, photos, parse_fields(IdentifyFields, given), principal.name)

@@ -53,6 +53,8 @@ PAGES: dict[str, str] = {
     "annotations-move": "/annotations/move?ids={annotation}",
     "individuals": "/individuals",
     "individual": "/individuals/{individual}",
+    "individual-add": "/individuals/new",
+    "individual-add-photos": "/individuals/{individual}/add",
     "individual-edit": "/individuals/{individual}/edit",
     "individual-merge": "/individuals/{individual}/merge?with={other}",
     "individual-split": "/individuals/{individual}/split",

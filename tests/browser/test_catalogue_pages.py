@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import embedded
 from db.session import make_engine, make_sessions
 from indexer.drawings import FieldPhoto, write_fieldwork
+from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser.conftest import Site, drawn_site
 
 if TYPE_CHECKING:
@@ -125,6 +128,51 @@ def test_individuals_are_found_by_name_alias_id_and_sex(page: Page, api: httpx.C
     expect(page.get_by_role("heading", name="Nobody fits")).to_be_visible()
     page.get_by_role("link", name="Show all").first.click()
     expect(page.locator("#results")).to_contain_text(f"{INDIVIDUALS} individuals")
+
+
+def test_a_curator_adds_an_individual_and_photos_to_it(
+    page: Page, watch: Watch, tmp_path: Path
+) -> None:
+    """Photos that are refused stay chosen, and so does all that was typed."""
+    watch.expect("415")
+    photos = [drawn(tmp_path / f"{n}.jpg", individual=700, scene=n) for n in range(3)]
+    text = tmp_path / "notes.jpg"
+    text.write_text("no photo")
+    page.goto("/individuals")
+    page.get_by_role("link", name="Add an individual").click()
+    name = page.locator("#add [name=name]")
+    name.fill("Nori")
+    page.locator("#add [name=taxon]").fill("humpback whale")
+    page.locator("#file").set_input_files([photos[0], text])
+    expect(page.locator("#chosen img")).to_have_count(1)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("notes.jpg")
+    expect(name).to_have_value("Nori")
+    assert page.locator("#file").evaluate("input => input.files.length") == 2
+    page.locator("#file").set_input_files(photos[:2])
+    expect(page.locator("#chosen img")).to_have_count(2)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Nori")
+    expect(page.locator(".pairs")).to_contain_text("2 photos")
+
+    page.get_by_role("link", name="Add photos").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Add photos of Nori")
+    page.locator("#file").set_input_files(photos[2])
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator(".pairs")).to_contain_text("3 photos")
+    undo = page.locator("#told").get_by_role("button", name="Undo")
+    undo.click()
+    expect(page.locator(".pairs")).to_contain_text("2 photos")
+    page.goto("/changes")
+    page.locator(".event", has_text="Nori").get_by_role("button", name="Undo").last.click()
+    page.goto("/individuals")
+    expect(page.locator("#results")).to_contain_text(f"{INDIVIDUALS} individuals")
+
+
+def drawn(path: Path, individual: int, scene: int) -> Path:
+    rgb = draw_fluke(Fluke.from_seed(individual), Scene.from_seed(scene), size_px=(320, 240))
+    Image.fromarray(rgb).save(path)
+    return path
 
 
 def test_grid_or_list_stands_in_the_address(page: Page) -> None:
@@ -604,7 +652,7 @@ def test_rules_of_viewpoints_are_set_and_deleted(page: Page, watch: Watch) -> No
     page.goto("/settings/viewpoints")
     rows = page.locator(".table tbody tr")
     before = rows.count()
-    page.get_by_label("Species").fill("humpback whale")
+    page.locator("#add [name=taxon]").fill("humpback whale")
     page.get_by_label("Body part").fill("tail stock")
     page.get_by_role("button", name="Set the rule").click()
     expect(rows).to_have_count(before + 1)

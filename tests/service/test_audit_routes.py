@@ -182,6 +182,10 @@ DEEDS: dict[str, Callable[[World], Ask]] = {
     "POST /queries/{query_id}/individual": lambda w: form(
         {"name": w.name()}, query_id=stored_answer(w)
     ),
+    "POST /individuals/new": lambda w: Ask(sent={"files": w.photos(), "data": {"name": w.name()}}),
+    "POST /individuals/{individual_id}/add": lambda w: Ask(
+        {"individual_id": w.individual()}, {"files": w.photos()}
+    ),
     "PATCH /v1/individuals/{individual_id}": lambda w: to(
         {"sex": "female"}, individual_id=w.individual()
     ),

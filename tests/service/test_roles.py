@@ -155,6 +155,8 @@ CURATOR = table("""
     POST /annotations/picked
     POST /changes/{change_id}/undo
     GET,POST /individuals/edit
+    GET,POST /individuals/new
+    GET,POST /individuals/{individual_id}/add
     GET,POST /individuals/{individual_id}/edit
     GET,POST /individuals/{individual_id}/merge
     POST /individuals/{individual_id}/names

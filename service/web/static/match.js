@@ -1,5 +1,6 @@
 // Owns the flow of the match page: dropping photos, waiting, failing clearly. HTMX does the asking.
 
+import { clearChosen, showChosen } from "./chosen.js";
 import { enableCompare } from "./compare.js";
 import { takeDropped } from "./dropping.js";
 import { nword, word } from "./words.js";
@@ -12,31 +13,6 @@ const preview = document.querySelector("#preview");
 /** Sends a form whose file input just got photos. */
 function send(form) {
   form.requestSubmit();
-}
-
-function showPreview(files) {
-  clearPreview();
-  const row = document.createElement("div");
-  row.className = "preview-row";
-  for (const file of files) {
-    const frame = document.createElement("span");
-    frame.className = "frame";
-    const image = document.createElement("img");
-    image.src = URL.createObjectURL(file);
-    image.alt = file.name;
-    // A photo that this browser cannot draw may still be one that the service can read.
-    image.addEventListener("error", () => image.remove());
-    frame.append(image);
-    row.append(frame);
-  }
-  preview.replaceChildren(row);
-  preview.hidden = false;
-}
-
-function clearPreview() {
-  for (const image of preview.querySelectorAll("img")) URL.revokeObjectURL(image.src);
-  preview.replaceChildren();
-  preview.hidden = true;
 }
 
 function showProblem(title, detail, lines = []) {
@@ -85,13 +61,13 @@ function enableWaiting() {
     root.classList.add("asking");
     answer.setAttribute("aria-busy", "true");
     const input = event.detail.elt.querySelector?.("input[type=file]");
-    if (input?.files.length) showPreview(input.files);
+    if (input?.files.length) showChosen(preview, input.files);
   });
   document.body.addEventListener("htmx:afterRequest", (event) => {
     if (event.detail.target !== answer) return;
     root.classList.remove("asking");
     answer.removeAttribute("aria-busy");
-    clearPreview();
+    clearChosen(preview);
     const input = ask.querySelector(".ask-form input[type=file]");
     input.value = "";
   });
