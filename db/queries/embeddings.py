@@ -463,13 +463,14 @@ def count_vectors(session: Session, model_id: int) -> int:
     )
 
 
-_ITEM = "a.id || CASE WHEN a.region_version > 0 THEN '@' || a.region_version ELSE '' END"
+FAILURE_ITEM = "a.id || CASE WHEN a.region_version > 0 THEN '@' || a.region_version ELSE '' END"
+"""`failure_item` of the annotation `a`, in SQL."""
 _MISSING = (
     "FROM annotation a JOIN media_asset m ON m.id = a.media_id"
     " WHERE NOT EXISTS (SELECT FROM embedding e"
     " WHERE e.model_id = :model AND e.annotation_id = a.id)"
     " AND (cast(:job AS uuid) IS NULL OR NOT EXISTS (SELECT FROM job_failure f"
-    f" WHERE f.job_id = :job AND f.item = {_ITEM}))"
+    f" WHERE f.job_id = :job AND f.item = {FAILURE_ITEM}))"
 )
 
 

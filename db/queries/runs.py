@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from db.errors import NotFound, translated
 from db.queries.copying import Int64s, fetch
+from db.queries.embeddings import FAILURE_ITEM
 from db.queries.jobs import ItemFailure
 from db.queries.paging import Page, make_page, read_cursor
 from db.types import ReindexState
@@ -86,8 +87,9 @@ class KeptSpace:
 
 @dataclass(frozen=True, slots=True)
 class RunCounts:
-    """Annotations: all of them, with a vector in the new space, in the old one (0 without one), in
-    the old one only; `failed` have a reason instead."""
+    """Annotations: all of them, with a vector in the new space, in the old one (0 without one);
+    `failed` have a reason instead of one in the new space, and `lost` are those of them with one in
+    the old. What came a moment ago and still waits for its vector is neither."""
 
     annotations: int
     embedded: int
@@ -417,7 +419,9 @@ def count_run(session: Session, run: RunRow) -> RunCounts:
     row = session.execute(
         text(
             "SELECT count(*), count(n.annotation_id), count(o.annotation_id),"
-            " count(*) FILTER (WHERE o.annotation_id IS NOT NULL AND n.annotation_id IS NULL),"
+            " count(*) FILTER (WHERE o.annotation_id IS NOT NULL AND n.annotation_id IS NULL"
+            "  AND EXISTS (SELECT FROM job_failure f"
+            f"  WHERE f.job_id = :job AND f.item = {FAILURE_ITEM})),"
             " (SELECT count(*) FROM job_failure WHERE job_id = :job)"
             " FROM annotation a"
             " LEFT JOIN embedding n ON n.annotation_id = a.id AND n.model_id = :new"

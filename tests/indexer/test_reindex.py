@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from db.errors import Conflict, Invalid, NotFound
-from db.queries import catalogue, jobs, records, runs
+from db.queries import catalogue, embeddings, jobs, records, runs
 from db.queries.embeddings import SpaceRow
+from db.queries.jobs import ItemFailure
 from db.queries.runs import RunRow
 from db.types import GateState, JobKind, JobState, QueryKind, ReindexState, Verdict
 from indexer import reindex, switch
@@ -638,6 +640,22 @@ def test_the_switch_can_embed_the_last_vectors_itself(
     reindex.activate(place.sessions, run.id, wait_embed=embed)
     assert asked == [run.id]
     place.check(*two)
+
+
+def test_who_waits_for_a_vector_is_not_counted_as_lost(
+    place: Catalogue, two: tuple[SpaceRow, SpaceRow]
+) -> None:
+    """Promise 20: only a photo that fails is lost; what came a moment ago is waited for."""
+    run = ready(place, two[1])
+    late = place.add("late", zoo.photo(200))
+    with place.sessions.begin() as session:
+        embeddings.put_vectors(session, two[0].id, [late], np.eye(1, two[0].dim, dtype=np.float32))
+        waiting = runs.count_run(session, run)
+        item = embeddings.failure_item(late, 0)
+        runs.note_failures(session, run.id, [ItemFailure(item, "not_embedded", "no direction")])
+        failed = runs.count_run(session, run)
+    assert (waiting.before - waiting.embedded, waiting.lost, waiting.failed) == (1, 0, 0)
+    assert (failed.lost, failed.failed) == (1, 1)
 
 
 def test_an_annotation_that_commits_during_the_switch_is_waited_for(
