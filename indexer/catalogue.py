@@ -101,7 +101,9 @@ class Curator:
                 journal,
                 actor,
                 catalogue_id=home,
-                name=new.name or names.reserve_next(session, home, taxon_id, actor.principal).name,
+                name=names.reserve_next(session, home, taxon_id, actor.principal).name
+                if new.name is None
+                else new.name,
                 taxon_id=taxon_id,
                 sex=new.sex,
                 life_stage=new.life_stage,

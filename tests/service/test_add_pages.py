@@ -98,3 +98,12 @@ def test_photos_are_added_to_one_that_is_there(client: TestClient) -> None:
     refused = send(client, url, scene(5))
     assert refused.status_code == 409
     assert f"/individuals/{other}" in refused.text
+
+
+def test_an_answer_names_whom_it_adds(client: TestClient) -> None:
+    """A blank name is a name that was forgotten, not a wish for the next free one."""
+    query = identify(client, scene(1))["query_id"]
+    for name in ("", "  "):
+        refused = client.post(f"/queries/{query}/individual", data={"name": name})
+        assert refused.status_code == 422
+    assert client.get("/v1/individuals").json()["items"] == []
