@@ -21,7 +21,7 @@ from service.runtime import Resight
 from service.schemas import IndividualFields
 from service.uploads import Upload, parse_fields
 from service.web import catalogue_view as view
-from service.web.catalogue_common import FormProblem, go_on, photos_problem
+from service.web.catalogue_common import FormProblem, go_on, photo_limits, photos_problem
 from service.web.pages import PageRoute, is_fragment, render
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -104,7 +104,6 @@ def _page(
     status: int = 200,
 ) -> Response:
     home = catalogue.default_catalogue(session)
-    settings = runtime.settings
     return render(
         request,
         "individual_add.html",
@@ -112,15 +111,11 @@ def _page(
         here="individuals",
         one=one,
         url=f"/individuals/{one.id}" if one else "/individuals",
-        next_name=names.next_in(session, home.id),
+        next_name=None if one else names.next_in(session, home.id),
         typed=dict.fromkeys(IndividualFields.model_fields, "") | (upload.fields if upload else {}),
         form_error=problem,
         sexes=view.choices(view.SEX),
         life_stages=view.choices(view.LIFE_STAGE),
         vitalities=view.choices(view.VITALITY),
-        limits={
-            "photo_mib": settings.max_photo_bytes // 2**20,
-            "megapixels": settings.max_photo_pixels // 1_000_000,
-            "photos": settings.max_photos_per_drop,
-        },
+        limits=photo_limits(runtime.settings, runtime.settings.max_photos_per_drop),
     )

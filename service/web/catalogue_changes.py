@@ -15,7 +15,7 @@ from db.queries import catalogue, changes, portraits
 from indexer.identity import Identity
 from service.deps import Curator, Db, Principal, Runtime, Viewer
 from service.runtime import Resight
-from service.web.catalogue_common import change_views, done_change, go_on, query
+from service.web.catalogue_common import carried_out, change_views, done_change, go_on, query
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.told import told
 
@@ -91,12 +91,15 @@ def _undo(runtime: Resight, principal: Principal, change_id: int) -> int | None:
         decision_id = changes.get_change(session, change_id).decision_id
     if decision_id is not None:
         return runtime.desk.undo(decision_id, actor=principal.actor).change_id
-    with runtime.sessions.begin() as session:
-        outcome = Identity(session, principal.actor).undo(change_id)
-        if outcome.change_id is not None:
+
+    def work(identity: Identity) -> int | None:
+        undone = identity.undo(change_id).change_id
+        if undone is not None:
             # A box that is what it was before has lost its vector on the way.
-            runtime.filler.embed_after(session, outcome.change_id)
-    return outcome.change_id
+            runtime.filler.embed_after(identity.session, undone)
+        return undone
+
+    return carried_out(runtime, principal, work)
 
 
 def _refused(

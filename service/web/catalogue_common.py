@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
@@ -15,11 +16,15 @@ from sqlalchemy.orm import Session
 from db.errors import DbError, NotFound
 from db.queries import changes, portraits
 from db.queries.changes import ChangeRow
+from db.session import unless_met
 from db.types import Role
 from indexer.identify import NoPhotos
+from indexer.identity import Identity
 from indexer.photos import PhotosRefused
 from service.deps import Principal
 from service.errors import problem_of
+from service.runtime import Resight
+from service.settings import Settings
 from service.sign_in import local_path
 from service.web.changes_view import ChangeView, change_view
 from service.web.encounter_view import refusal_of
@@ -27,6 +32,8 @@ from service.web.pages import is_fragment
 from service.web.told import told
 from service.web.view import sentence
 from service.web.words import gettext
+
+T = TypeVar("T")
 
 
 def query(values: Mapping[str, object]) -> str:
@@ -47,6 +54,28 @@ def go_on(request: Request, back: str, change_id: int | None) -> Response:
     if is_fragment(request):
         return Response(status_code=204, headers={"HX-Redirect": url})
     return RedirectResponse(url, status_code=303)
+
+
+def carried_out(
+    runtime: Resight, principal: Principal, work: Callable[[Identity], T], *, preview: bool = False
+) -> T:
+    """What an operation gives, in a transaction of its own; anew where that met another one."""
+
+    def attempt() -> T:
+        with runtime.sessions.begin() as session:
+            return work(Identity(session, principal.actor, preview=preview))
+
+    return unless_met(attempt)
+
+
+def photo_limits(settings: Settings, photos: int) -> dict[str, int]:
+    """What a form says of the photos that it takes, `photos` of them at most."""
+    return {
+        "photo_mib": settings.max_photo_bytes // 2**20,
+        "photo_bytes": settings.max_photo_bytes,
+        "megapixels": settings.max_photo_pixels // 1_000_000,
+        "photos": photos,
+    }
 
 
 def change_views(

@@ -21,7 +21,14 @@ from service.errors import Problem, problem_of
 from service.runtime import Resight
 from service.uploads import parse_fields
 from service.web import encounter_view as view
-from service.web.catalogue_common import FormProblem, photos_problem, query, read_uuids, refusals
+from service.web.catalogue_common import (
+    FormProblem,
+    photo_limits,
+    photos_problem,
+    query,
+    read_uuids,
+    refusals,
+)
 from service.web.pages import PageRoute, is_fragment, render
 
 SHOWN_AGAIN = 60
@@ -73,11 +80,7 @@ def _drop_page(
         body_parts=body_parts,
         at_once=min(AT_ONCE, settings.max_photos_per_drop),
         bytes_at_once=settings.max_upload_bytes * 9 // 10,
-        limits={
-            "photo_mib": settings.max_photo_bytes // 2**20,
-            "photo_bytes": settings.max_photo_bytes,
-            "megapixels": settings.max_photo_pixels // 1_000_000,
-        },
+        limits=photo_limits(settings, settings.max_photos_per_drop),
     )
 
 

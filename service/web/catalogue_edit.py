@@ -15,11 +15,19 @@ from db.queries import catalogue, portraits
 from db.queries.catalogue import IndividualRow
 from indexer.bulk import edit_individuals
 from indexer.identity import Identity, etag_of_individual
+from indexer.outcomes import Outcome
 from service.deps import Curator, Db, Runtime, Viewer
 from service.errors import problem_of
 from service.web import catalogue_view as view
 from service.web import identity_view
-from service.web.catalogue_common import FormProblem, form_problem, go_on, query, read_uuids
+from service.web.catalogue_common import (
+    FormProblem,
+    carried_out,
+    form_problem,
+    go_on,
+    query,
+    read_uuids,
+)
 from service.web.pages import PageRoute, render
 from service.web.words import ngettext
 
@@ -72,9 +80,11 @@ def edit(
         "links": typed["links"].split(),
     }
     try:
-        with runtime.sessions.begin() as session:
-            identity = Identity(session, principal.actor)
-            outcome = identity.edit(individual_id, fields, if_match=etag or None)
+        outcome = carried_out(
+            runtime,
+            principal,
+            lambda identity: identity.edit(individual_id, fields, if_match=etag or None),
+        )
     except (Conflict, Invalid) as error:
         with runtime.sessions() as session:
             row = catalogue.get_individual(session, individual_id)
@@ -132,14 +142,13 @@ def name(
     how: Literal["add", "rename"] = Form("add"),
 ) -> Response:
     """One more name, or another one to go by."""
-    with runtime.sessions.begin() as session:
-        identity = Identity(session, principal.actor)
+
+    def work(identity: Identity) -> Outcome:
         if how == "rename":
-            outcome = identity.rename(individual_id, name)
-        else:
-            outcome = identity.add_name(
-                individual_id, name, catalogue_name=catalogue_name.strip() or None
-            )
+            return identity.rename(individual_id, name)
+        return identity.add_name(individual_id, name, catalogue_name=catalogue_name.strip() or None)
+
+    outcome = carried_out(runtime, principal, work)
     return go_on(request, f"/individuals/{individual_id}", outcome.change_id)
 
 
@@ -148,8 +157,9 @@ def remove_name(
     request: Request, individual_id: UUID, name_id: int, principal: Curator, runtime: Runtime
 ) -> Response:
     """One name less."""
-    with runtime.sessions.begin() as session:
-        outcome = Identity(session, principal.actor).remove_name(individual_id, name_id)
+    outcome = carried_out(
+        runtime, principal, lambda identity: identity.remove_name(individual_id, name_id)
+    )
     return go_on(request, f"/individuals/{individual_id}", outcome.change_id)
 
 
@@ -198,10 +208,13 @@ def edit_many(
     typed = {"sex": sex, "life_stage": life_stage, "vitality": vitality, "taxon": taxon.strip()}
     fields = {name: value for name, value in typed.items() if value}
     try:
-        with runtime.sessions.begin() as session:
-            told = edit_individuals(
-                session, principal.actor, chosen, fields, preview=step == "preview"
-            )
+        told = carried_out(
+            runtime,
+            principal,
+            lambda identity: edit_individuals(
+                identity.session, principal.actor, chosen, fields, preview=step == "preview"
+            ),
+        )
     except (Conflict, Invalid) as error:
         with runtime.sessions() as session:
             page = _many_page(request, session, chosen, typed, form_error=form_problem(error))

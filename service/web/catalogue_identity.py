@@ -26,6 +26,7 @@ from service.web import catalogue_view as view
 from service.web import identity_view
 from service.web.catalogue_common import (
     FormProblem,
+    carried_out,
     done_change,
     form_problem,
     go_on,
@@ -93,10 +94,13 @@ def merge(
 ) -> Response:
     """Makes one of two; a pair that somebody called different only with a word more."""
     try:
-        with runtime.sessions.begin() as session:
-            outcome = Identity(session, principal.actor).merge(
+        outcome = carried_out(
+            runtime,
+            principal,
+            lambda identity: identity.merge(
                 individual_id, other_id, confirm_rejected=confirm_rejected
-            )
+            ),
+        )
     except Conflict as error:
         if error.code != "merge_rejected_pair":
             raise
@@ -202,9 +206,12 @@ def split(
     """Says what a split would do, and then does it."""
     chosen = read_ids(ids or ())
     try:
-        with runtime.sessions.begin() as session:
-            identity = Identity(session, principal.actor, preview=step == "preview")
-            outcome = identity.split(individual_id, chosen, name=name.strip() or None)
+        outcome = carried_out(
+            runtime,
+            principal,
+            lambda identity: identity.split(individual_id, chosen, name=name.strip() or None),
+            preview=step == "preview",
+        )
     except (Conflict, Invalid, NotFound) as error:
         return _split_again(request, runtime, individual_id, chosen, name, error)
     if not outcome.preview and outcome.individual is not None:
@@ -282,12 +289,15 @@ def picked_annotations(
         return _lead(request, f"/individuals/{individual}/split?{asked}")
     if act in ("move", "describe"):
         return _lead(request, f"/annotations/{act}?{asked}")
-    with runtime.sessions.begin() as session:
-        outcome = Identity(session, principal.actor).flag(
+    outcome = carried_out(
+        runtime,
+        principal,
+        lambda identity: identity.flag(
             chosen,
             is_reference={"reference": True, "not_reference": False}.get(act),
             matchable={"matchable": True, "not_matchable": False}.get(act),
-        )
+        ),
+    )
     back = back or (f"/individuals/{individual}#photos" if individual else "/individuals")
     if not is_fragment(request):
         return go_on(request, back, outcome.change_id)
@@ -359,8 +369,7 @@ def move(
     chosen = read_ids([ids])
     with runtime.sessions() as session:
         home = home_of(portraits.photos_by_id(session, chosen))
-    with runtime.sessions.begin() as session:
-        outcome = Identity(session, principal.actor).reassign(chosen, _who(to))
+    outcome = carried_out(runtime, principal, lambda identity: identity.reassign(chosen, _who(to)))
     back = f"/individuals/{outcome.individual.id}" if outcome.individual else home
     return go_on(request, back, outcome.change_id)
 

@@ -14,7 +14,7 @@ from db.types import Role
 from indexer.suggestions import MergeSuggestion, Outlier, Suggested, dismiss
 from service.deps import Curator, Db, Runtime, Viewer
 from service.web import figures, terms
-from service.web.catalogue_common import query
+from service.web.catalogue_common import carried_out, query
 from service.web.pages import PageRoute, is_fragment, render
 from service.web.view import VIEW_PX, crop_url
 from service.web.words import gettext
@@ -159,8 +159,11 @@ def keep_apart(
     kind: Kind = Form("merges"),
 ) -> Response:
     """Says that two are different: they are not suggested again, and merging them asks first."""
-    with runtime.sessions.begin() as session:
-        decision = dismiss(session, individual_id, other_id, principal.actor)
+    decision = carried_out(
+        runtime,
+        principal,
+        lambda identity: dismiss(identity.session, individual_id, other_id, principal.actor),
+    )
     if is_fragment(request):
         kept = Kept(names, f"/individuals/suggestions/{decision}/undo")
         return render(request, "_kept_apart.html", kept=kept)

@@ -26,6 +26,7 @@ from service.runtime import Resight
 from service.schemas import IdentifyFields
 from service.uploads import parse_fields
 from service.web import figures, terms, view
+from service.web.catalogue_common import photo_limits
 from service.web.pages import STATIC, PageRoute, asset_version, is_fragment, render
 from service.web.words import gettext, lazy
 
@@ -83,12 +84,7 @@ def match_page(request: Request, _: Viewer, runtime: Runtime) -> Response:
 
 
 def _limits(runtime: Resight) -> dict[str, int]:
-    settings = runtime.settings
-    return {
-        "photo_mib": settings.max_photo_bytes // 2**20,
-        "megapixels": settings.max_photo_pixels // 1_000_000,
-        "photos": settings.max_photos_per_request,
-    }
+    return photo_limits(runtime.settings, runtime.settings.max_photos_per_request)
 
 
 def _samples_dir(data_dir: Path) -> Path:

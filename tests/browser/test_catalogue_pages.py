@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,7 +16,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from db import embedded
 from db.session import make_engine, make_sessions
 from indexer.drawings import FieldPhoto, write_fieldwork
-from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser.conftest import Site, drawn_site
 
 if TYPE_CHECKING:
@@ -131,11 +129,11 @@ def test_individuals_are_found_by_name_alias_id_and_sex(page: Page, api: httpx.C
 
 
 def test_a_curator_adds_an_individual_and_photos_to_it(
-    page: Page, watch: Watch, tmp_path: Path
+    page: Page, site: Site, watch: Watch, tmp_path: Path
 ) -> None:
     """Photos that are refused stay chosen, and so does all that was typed."""
     watch.expect("415")
-    photos = [drawn(tmp_path / f"{n}.jpg", individual=700, scene=n) for n in range(3)]
+    photos = [site.stranger(70, photo) for photo in range(3)]
     text = tmp_path / "notes.jpg"
     text.write_text("no photo")
     page.goto("/individuals")
@@ -167,12 +165,6 @@ def test_a_curator_adds_an_individual_and_photos_to_it(
     page.locator(".event", has_text="Nori").get_by_role("button", name="Undo").last.click()
     page.goto("/individuals")
     expect(page.locator("#results")).to_contain_text(f"{INDIVIDUALS} individuals")
-
-
-def drawn(path: Path, individual: int, scene: int) -> Path:
-    rgb = draw_fluke(Fluke.from_seed(individual), Scene.from_seed(scene), size_px=(320, 240))
-    Image.fromarray(rgb).save(path)
-    return path
 
 
 def test_grid_or_list_stands_in_the_address(page: Page) -> None:

@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from psycopg.errors import DeadlockDetected
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from db.queries import records
 from db.types import Role
+from indexer.identity import Identity
+from indexer.outcomes import Outcome
 from tests.service.conftest import Service
 from tests.service.small import add, identify, scene
 
@@ -256,3 +260,23 @@ def test_roles_and_the_audit_trail(serve: Service) -> None:
         ("curator", "identity.edit"),
     ]
     assert written == 4
+
+
+def test_a_page_carries_out_anew_what_met_another_change(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = add(client, "Nori", scene(1))["individual"]["id"]
+    rename, met = Identity.rename, iter([DeadlockDetected("met")])
+
+    def first_meets(self: Identity, *args: Any) -> Outcome:
+        outcome = rename(self, *args)
+        for problem in met:
+            raise OperationalError("UPDATE", {}, problem)
+        return outcome
+
+    monkeypatch.setattr(Identity, "rename", first_meets)
+    form = {"name": "Noriko", "how": "rename"}
+    client.post(f"/individuals/{who}/names", data=form).raise_for_status()
+    assert client.get(f"/v1/individuals/{who}").json()["name"] == "Noriko"
+    history = client.get(f"/v1/individuals/{who}/history").json()["items"]
+    assert [change["action"] for change in history].count("rename") == 1
