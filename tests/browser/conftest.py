@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -26,9 +24,9 @@ from sqlalchemy import Engine
 from db import embedded
 from db.session import make_engine
 from indexer.drawings import individual_seed, write_catalogue, write_queries
-from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser import running
 from tests.browser.sending import PATIENCE_MS, follow
+from tests.flukes import SIZE_PX, draw
 
 INDIVIDUALS = 40
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -56,9 +54,7 @@ class Site:
         another photo number, another encounter."""
         path = self.folder / f"stranger-{number}-{photo}.jpg"
         if not path.is_file():
-            seed = individual_seed(500 + number)
-            drawn = draw_fluke(Fluke.from_seed(seed), Scene.from_seed(seed * 100 + photo))
-            Image.fromarray(np.asarray(drawn)).save(path, quality=90)
+            draw(path, individual_seed(500 + number), photo)
         return path
 
 
@@ -72,9 +68,14 @@ def drawn_site(
 ) -> Iterator[Site]:
     """A service over a drawn catalogue of its own; `prepare` gets the database before it starts."""
     demo = data_dir / "demo"
-    write_catalogue(demo / "photos", individuals=individuals, photos_per_individual=(4, 4))
+    write_catalogue(
+        demo / "photos", individuals=individuals, photos_per_individual=(4, 4), size_px=SIZE_PX
+    )
     queries = write_queries(
-        demo / "queries", individuals=individuals, unknown_position=unknown_position
+        demo / "queries",
+        individuals=individuals,
+        unknown_position=unknown_position,
+        size_px=SIZE_PX,
     )
     running.run(data_dir, "import", str(demo / "photos"))
     if prepare is not None:

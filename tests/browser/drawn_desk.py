@@ -28,6 +28,7 @@ from indexer.job_kinds import Means, handlers
 from indexer.jobs import JobRunner
 from indexer.media import MediaStore
 from indexer.snapshot import SnapshotStore
+from indexer.synthetic import PHOTO_SIZE_PX
 from tests.browser import running
 from tests.service.small import OtherPixels
 
@@ -92,13 +93,22 @@ class DrawnDesk:
 
 
 @contextmanager
-def drawn_desk(folder: Path, *, individuals: int = 16) -> Iterator[DrawnDesk]:
+def drawn_desk(
+    folder: Path, *, individuals: int = 16, size_px: tuple[int, int] = PHOTO_SIZE_PX
+) -> Iterator[DrawnDesk]:
     """Draws, imports, starts the service, and lets people work a little."""
     demo = folder / "demo"
-    write_catalogue(demo / "photos", individuals=individuals, photos_per_individual=(4, 4))
-    write_queries(demo / "queries", individuals=individuals, unknown_position=400)
+    write_catalogue(
+        demo / "photos", individuals=individuals, photos_per_individual=(4, 4), size_px=size_px
+    )
+    write_queries(demo / "queries", individuals=individuals, unknown_position=400, size_px=size_px)
     brought = write_fieldwork(
-        folder / "field", photos=14, known=4, strangers=2, individuals=individuals
+        folder / "field",
+        photos=14,
+        known=4,
+        strangers=2,
+        individuals=individuals,
+        size_px=size_px,
     )
     running.run(folder, "import", str(demo / "photos"))
     with running.serving(folder) as url:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,33 +13,21 @@ from pathlib import Path
 import httpx
 
 from db import embedded
+from tests.commands import RESIGHT, clean_environment, resight
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 START_S = 120.0
-
-
-def command(*arguments: str) -> list[str]:
-    """The command line of `resight` with these arguments."""
-    return [sys.executable, "-c", "from service.cli import main; main()", *arguments]
 
 
 def environment(data_dir: Path) -> dict[str, str]:
     """That of a service on this data directory, whatever is set here."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
     # Without a worker of its own: tests of jobs do the work, one chunk at a time.
-    return kept | {"RESIGHT_DATA_DIR": str(data_dir), "RESIGHT_WORKER": "off"}
+    own = {"RESIGHT_DATA_DIR": str(data_dir), "RESIGHT_WORKER": "off"}
+    return clean_environment() | own
 
 
 def run(data_dir: Path, *arguments: str) -> None:
     """Runs a command of `resight` to its end; RuntimeError with what it printed if it fails."""
-    done = subprocess.run(
-        command(*arguments),
-        env=environment(data_dir),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = resight(*arguments, environment=environment(data_dir))
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
 
@@ -55,9 +41,8 @@ def serving(data_dir: Path) -> Iterator[str]:
     url, log = f"http://127.0.0.1:{port}", data_dir / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command("serve", "--port", str(port)),
+            [RESIGHT, "serve", "--port", str(port)],
             env=environment(data_dir),
-            cwd=REPOSITORY,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -15,6 +15,7 @@ from playwright.sync_api import Page, expect
 from indexer.drawings import FieldPhoto, write_fieldwork
 from tests.browser.conftest import Site, drawn_site
 from tests.browser.sending import answered
+from tests.flukes import SIZE_PX
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Watch
@@ -45,6 +46,7 @@ def brought(site: Site) -> dict[str, FieldPhoto]:
         known=KNOWN,
         strangers=STRANGERS,
         individuals=INDIVIDUALS,
+        size_px=SIZE_PX,
     )
     return {photo.path.name: photo for photo in photos}
 

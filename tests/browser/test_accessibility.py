@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page
 
 from tests.browser.drawn_desk import PAGES, SIGNED_OUT, DrawnDesk, drawn_desk
 from tests.browser.sending import PATIENCE_MS
+from tests.flukes import SIZE_PX
 
 AXE = Path(__file__).resolve().parent / "vendor" / "axe.min.js"
 WIDTHS = {"wide": (1440, 900), "phone": (390, 844)}
@@ -20,7 +21,7 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "be
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DrawnDesk]:
-    with drawn_desk(tmp_path_factory.mktemp("desk")) as running:
+    with drawn_desk(tmp_path_factory.mktemp("desk"), size_px=SIZE_PX) as running:
         yield running
 
 

@@ -17,6 +17,7 @@ from db import embedded
 from db.session import make_engine, make_sessions
 from indexer.drawings import FieldPhoto, write_fieldwork
 from tests.browser.conftest import Site, drawn_site
+from tests.flukes import SIZE_PX
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Watch
@@ -54,7 +55,12 @@ def _spiced(engine: Engine) -> None:
 def brought(site: Site) -> tuple[FieldPhoto, ...]:
     """Forty photos of a day at sea, with times and places in them."""
     return write_fieldwork(
-        site.folder / "field", photos=40, known=8, strangers=4, individuals=INDIVIDUALS
+        site.folder / "field",
+        photos=40,
+        known=8,
+        strangers=4,
+        individuals=INDIVIDUALS,
+        size_px=SIZE_PX,
     )
 
 
@@ -597,21 +603,21 @@ def test_a_box_is_drawn_by_pointer_and_corrected_by_keyboard(page: Page, api: ht
     page.mouse.move(frame["x"] + frame["width"] * 0.75, frame["y"] + frame["height"] * 0.75)
     page.mouse.up()
     left = page.get_by_label("Left", exact=True)
-    assert abs(int(left.input_value()) - 160) <= 2
-    assert abs(int(page.get_by_label("Width").input_value()) - 320) <= 3
+    assert abs(int(left.input_value()) - SIZE_PX[0] / 4) <= 2
+    assert abs(int(page.get_by_label("Width").input_value()) - SIZE_PX[0] / 2) <= 3
     at = int(left.input_value())
     page.keyboard.press("ArrowRight")
-    assert int(left.input_value()) == at + 6
+    assert int(left.input_value()) == at + 3
     page.keyboard.press("Alt+ArrowLeft")
-    assert int(left.input_value()) == at + 5
+    assert int(left.input_value()) == at + 2
     width = int(page.get_by_label("Width").input_value())
     page.keyboard.press("Shift+ArrowLeft")
-    assert int(page.get_by_label("Width").input_value()) == width - 6
+    assert int(page.get_by_label("Width").input_value()) == width - 3
     page.get_by_label("Body part").fill("fluke")
     page.get_by_role("button", name="Save").click()
     expect(told(page)).to_contain_text("was edited")
     drawn = api.get(f"/v1/annotations/{annotation}").json()
-    assert drawn["box_px"][0] == at + 5
+    assert drawn["box_px"][0] == at + 2
     assert drawn["body_part"] == "fluke"
     undo(page)
     assert api.get(f"/v1/annotations/{annotation}").json()["box_px"] is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import running
 from tests.browser.sending import PATIENCE_MS
+from tests.commands import resight
 
 PASSWORD = "four words in a row"
 NewPage = Callable[..., Page]
@@ -27,15 +27,8 @@ class House:
 
     def add(self, login: str) -> None:
         """Gives somebody an account, unless they have one."""
-        subprocess.run(
-            running.command("users", "add", login),
-            env=running.environment(self.data_dir),
-            cwd=running.REPOSITORY,
-            input=PASSWORD + "\n",
-            text=True,
-            capture_output=True,
-            check=False,
-        )
+        where = running.environment(self.data_dir)
+        resight("users", "add", login, environment=where, typed=PASSWORD + "\n")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 from sqlalchemy import text
 
@@ -21,8 +19,8 @@ from db.queries.access import create_key
 from db.session import make_engine, make_sessions
 from db.types import Role
 from indexer.drawings import individual_names, individual_seed
-from indexer.synthetic import Fluke, Scene, draw_fluke
 from tests.browser.sending import answered
+from tests.flukes import draw
 
 if TYPE_CHECKING:
     from tests.browser.conftest import NewPage, Site, Watch
@@ -57,9 +55,7 @@ class Desk:
         scene = next(_scenes)
         path = self.site.folder / f"desk-{position}-{scene}.jpg"
         seed = individual_seed(position if position < 40 else position + 1000)
-        drawn = draw_fluke(Fluke.from_seed(seed), Scene.from_seed(seed * 100 + scene))
-        Image.fromarray(np.asarray(drawn)).save(path, quality=90)
-        return path
+        return draw(path, seed, scene)
 
     def bring(self, *photos: Path) -> str:
         """An encounter of these photos; the query that waits."""

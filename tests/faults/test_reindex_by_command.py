@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -17,7 +16,9 @@ import pytest
 
 from db import embedded
 from service.cli.common import Exit
-from tests.service.test_cli import RESIGHT, Cli, draw
+from tests.commands import RESIGHT, clean_environment
+from tests.flukes import draw
+from tests.service.test_cli import Cli
 
 pytestmark = pytest.mark.faults
 NAMES = tuple("abcdefgh")
@@ -88,10 +89,9 @@ def url(cli: Cli) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
     process = subprocess.Popen(
         [RESIGHT, "serve", "--port", str(port)],
-        env=clean | {"RESIGHT_DATA_DIR": str(cli.data_dir)},
+        env=clean_environment() | {"RESIGHT_DATA_DIR": str(cli.data_dir)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

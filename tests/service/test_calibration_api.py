@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,10 @@ from db.types import Role
 from indexer.calibrate_job import CalibrateHandler, fit_space, gather
 from indexer.jobs import JobRunner
 from service.cli.common import Exit
+from tests.commands import resight
 from tests.service.conftest import Service
 from tests.service.small import add, identify, scene, vector_of
 from tests.verdicts import Desk, drawn
-
-RESIGHT = Path(sys.executable).with_name("resight")
 
 
 @pytest.fixture
@@ -149,29 +146,19 @@ def test_viewers_read_and_curators_fit(
 def test_the_command_line_says_the_same(
     judged: SpaceRow, tmp_path: Path, database_url: str
 ) -> None:
-    def resight(*arguments: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
-        where = {"RESIGHT_DATA_DIR": str(tmp_path), "RESIGHT_DATABASE_URL": database_url}
-        return subprocess.run(
-            [RESIGHT, "calibrate", *arguments],
-            env=clean | where,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    before = resight()
+    where = {"RESIGHT_DATA_DIR": str(tmp_path), "RESIGHT_DATABASE_URL": database_url}
+    calibrate = partial(resight, "calibrate", environment=where)
+    before = calibrate()
     assert before.returncode == Exit.OK, before.stderr
     assert "not enough verdicts yet" in before.stdout
     assert "resight calibrate --fit" in before.stderr
-    fitted = resight("--fit", "--false-match-rate", "0.02", "--json")
+    fitted = calibrate("--fit", "--false-match-rate", "0.02", "--json")
     assert fitted.returncode == Exit.OK, fitted.stderr
     answer = json.loads(fitted.stdout)["calibration"]
     assert sum(answer["pair"]["counts"].values()) == 600
     [threshold] = answer["thresholds"]
-    shown = resight("--false-match-rate", "0.02")
+    shown = calibrate("--false-match-rate", "0.02")
     assert f"{threshold['score']:.3f}" in shown.stdout
     assert "from verdicts" in shown.stdout
     assert "on encounters left out" in shown.stdout
-    assert resight("--false-match-rate", "2").returncode == Exit.USAGE
+    assert calibrate("--false-match-rate", "2").returncode == Exit.USAGE

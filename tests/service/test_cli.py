@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import socket
 import stat
@@ -23,13 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from db import embedded
-from indexer.synthetic import Fluke, Scene, draw_fluke
 from service.cli.answers import escaped
 from service.cli.common import EXIT_MEANING, Exit, Stop, sentence_of
 from service.serving import PortTaken, refuse_taken_port
 from tests.browser.running import wait_until_ready
+from tests.commands import RESIGHT, clean_environment, resight
+from tests.flukes import draw
 
-RESIGHT = Path(sys.executable).with_name("resight")
 NAMES = ("Ada", "Bo", "Cleo")
 
 
@@ -41,27 +40,13 @@ class Cli:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
-        return subprocess.run(
-            [RESIGHT, *map(str, arguments)],
-            env=clean | {"RESIGHT_DATA_DIR": str(self.data_dir)} | self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        own = {"RESIGHT_DATA_DIR": str(self.data_dir)}
+        return resight(*arguments, environment=own | self.environment | environment)
 
     def json(self, *arguments: object) -> Any:
         done = self(*arguments, "--json")
         assert done.returncode == Exit.OK, done.stderr
         return json.loads(done.stdout)
-
-
-def draw(path: Path, individual: int, photo: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scene = Scene.from_seed(individual * 100 + photo)
-    rgb = draw_fluke(Fluke.from_seed(individual), scene, size_px=(320, 240))
-    Image.fromarray(rgb).save(path, quality=90)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +327,7 @@ def test_serve_answers_and_ends_on_sigterm(cli: Cli, photos: Path) -> None:
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [RESIGHT, "serve", "--port", str(port)],
-        env=os.environ | {"RESIGHT_DATA_DIR": str(cli.data_dir)},
+        env=clean_environment() | {"RESIGHT_DATA_DIR": str(cli.data_dir)},
         stderr=subprocess.DEVNULL,
     )
     try:

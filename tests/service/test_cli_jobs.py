@@ -16,7 +16,8 @@ import pytest
 from db import embedded
 from service.cli.commands import app
 from service.cli.common import Exit, run
-from tests.service.test_cli import Cli, draw
+from tests.flukes import draw
+from tests.service.test_cli import Cli
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from db.queries import embeddings
 from service.cli.common import Exit
+from tests.commands import resight
 from tests.indexer.test_head_fit import met_again
 from tests.spaces import fill, make_space
 
-RESIGHT = Path(sys.executable).with_name("resight")
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -29,14 +28,8 @@ def run(tmp_path: Path, database_url: str, sessions: sessionmaker[Session]) -> R
         embeddings.set_slot(session, "identify.photo", space.id)
         fill(session, space, vectors, labels.tolist(), encounters.tolist())
 
-    def resight(*arguments: str) -> subprocess.CompletedProcess[str]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("RESIGHT_")}
-        where = {"RESIGHT_DATA_DIR": str(tmp_path), "RESIGHT_DATABASE_URL": database_url}
-        return subprocess.run(
-            [RESIGHT, *arguments], env=clean | where, capture_output=True, text=True, timeout=120
-        )
-
-    return resight
+    where = {"RESIGHT_DATA_DIR": str(tmp_path), "RESIGHT_DATABASE_URL": database_url}
+    return partial(resight, environment=where)
 
 
 def test_a_head_is_fitted_read_about_activated_and_rolled_back(run: Run) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +21,9 @@ from service.errors import PROBLEM_JSON
 from service.runtime import Resight
 from service.settings import Settings
 from tests import s3
+from tests.commands import resight
 from tests.service.conftest import Service
 from tests.service.small import add, identify, scene
-
-RESIGHT = Path(sys.executable).with_name("resight")
 
 
 @pytest.fixture
@@ -168,20 +165,13 @@ class Machine:
 
     def __init__(self, data_dir: Path, settings: Settings, bucket: s3.S3, **more: str) -> None:
         assert settings.database_url is not None
-        clean = {name: value for name, value in os.environ.items() if "RESIGHT" not in name}
         self.data_dir = data_dir
-        self.environment = clean | bucket.environment | more
+        self.environment = bucket.environment | more
         self.environment["RESIGHT_DATA_DIR"] = str(data_dir)
         self.environment["RESIGHT_DATABASE_URL"] = settings.database_url.get_secret_value()
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [RESIGHT, *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        return resight(*arguments, environment=self.environment)
 
     def json(self, *arguments: str) -> Any:
         done = self(*arguments, "--json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,9 +30,9 @@ from service.app import create_app
 from service.runtime import Resight, open_resight
 from service.settings import Settings
 from tests import zoo
+from tests.commands import resight
 from tests.service.small import PixelEmbedder, add, identify
 
-RESIGHT = Path(sys.executable).with_name("resight")
 DIFFICULT = {
     "turned by its EXIF": zoo.turned(6, seed=3),
     "with transparency": zoo.encode(zoo.picture(4, (300, 200)).convert("RGBA"), "PNG"),
@@ -139,22 +138,19 @@ def by_reindex(here: Here) -> None:
     JobRunner(sessions, handlers(here.means), worker="test").run_until_idle()
 
 
-def by_worker_process(here: Here) -> None:
-    """A process of its own, as on another machine, with the installed bundle."""
+def typed(here: Here, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, as on another machine, with the installed bundle."""
     settings = here.resight.settings
     assert settings.database_url is not None
-    done = subprocess.run(
-        [RESIGHT, "worker", "--once"],
-        env={
-            "RESIGHT_DATA_DIR": str(settings.data_dir),
-            "RESIGHT_DATABASE_URL": settings.database_url.get_secret_value(),
-            "PATH": "/usr/bin:/bin",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    where = {
+        "RESIGHT_DATA_DIR": str(settings.data_dir),
+        "RESIGHT_DATABASE_URL": settings.database_url.get_secret_value(),
+    }
+    return resight(*arguments, environment=where)
+
+
+def by_worker_process(here: Here) -> None:
+    done = typed(here, "worker", "--once")
     assert done.returncode == 0, done.stderr
 
 
@@ -194,20 +190,7 @@ def test_the_command_line_asks_with_the_same_vector(here: Here, tmp_path: Path) 
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(DIFFICULT["turned by its EXIF"])
     add(here.client, "anna", photo.read_bytes())
-    settings = here.resight.settings
-    assert settings.database_url is not None
-    done = subprocess.run(
-        [RESIGHT, "identify", str(photo), "--json"],
-        env={
-            "RESIGHT_DATA_DIR": str(settings.data_dir),
-            "RESIGHT_DATABASE_URL": settings.database_url.get_secret_value(),
-            "PATH": "/usr/bin:/bin",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = typed(here, "identify", photo, "--json")
     assert done.returncode in (0, 3, 4), done.stderr
     match = json.loads(done.stdout)["matches"][0]
     assert match["individual"]["name"] == "anna"
