@@ -71,45 +71,53 @@ def fill(
     numbers = sorted({number for number in individuals if number is not None})
     meetings = sorted({number for number in encounters or () if number is not None})
     made = list(ids) if ids is not None else [next(_numbers) for _ in vectors]
+    who = [individual_id(number) for number in numbers]
     _insert(
         session,
-        "INSERT INTO individual (id, catalogue_id) VALUES (:id, :main) ON CONFLICT DO NOTHING",
-        [{"id": individual_id(number), "main": main} for number in numbers],
+        "individual (id, catalogue_id) SELECT id, :main FROM unnest(CAST(:ids AS uuid[])) AS id"
+        " ON CONFLICT DO NOTHING",
+        main=main,
+        ids=who,
     )
     _insert(
         session,
-        "INSERT INTO individual_name (individual_id, catalogue_id, name, is_primary)"
-        " VALUES (:id, :main, :name, true) ON CONFLICT DO NOTHING",
-        [{"id": individual_id(n), "main": main, "name": f"i{n}"} for n in numbers],
+        "individual_name (individual_id, catalogue_id, name, is_primary)"
+        " SELECT id, :main, name, true"
+        " FROM unnest(CAST(:ids AS uuid[]), CAST(:names AS text[])) AS given (id, name)"
+        " ON CONFLICT DO NOTHING",
+        main=main,
+        ids=who,
+        names=[f"i{number}" for number in numbers],
     )
     _insert(
         session,
-        "INSERT INTO encounter (id, catalogue_id) VALUES (:id, :main) ON CONFLICT DO NOTHING",
-        [{"id": encounter_id(number), "main": main} for number in meetings],
+        "encounter (id, catalogue_id) SELECT id, :main FROM unnest(CAST(:ids AS uuid[])) AS id"
+        " ON CONFLICT DO NOTHING",
+        main=main,
+        ids=[encounter_id(number) for number in meetings],
     )
     _insert(
         session,
-        "INSERT INTO media_asset (id, sha256, media_type, byte_size, width_px, height_px,"
-        " perceptual_hash) VALUES (:id, :sha256, 'image/png', 1, 9, 9, :hash)",
-        [
-            {"id": id_, "sha256": sha256_of(id_), "hash": hash_}
-            for id_, hash_ in zip(made, hashes or [None] * len(made), strict=True)
-        ],
+        "media_asset (id, sha256, media_type, byte_size, width_px, height_px, perceptual_hash)"
+        " SELECT id, sha256, 'image/png', 1, 9, 9, hash FROM unnest("
+        "CAST(:ids AS bigint[]), CAST(:sha256 AS text[]), CAST(:hashes AS bigint[])"
+        ") AS given (id, sha256, hash)",
+        ids=made,
+        sha256=[sha256_of(id_) for id_ in made],
+        hashes=list(hashes or [None] * len(made)),
     )
     _insert(
         session,
-        "INSERT INTO annotation (id, catalogue_id, media_id, individual_id, encounter_id)"
-        " VALUES (:id, :main, :id, :who, :met)",
-        [
-            {
-                "id": id_,
-                "main": main,
-                "who": None if who is None else individual_id(who),
-                "met": None if met is None else encounter_id(met),
-            }
-            for id_, who, met in zip(
-                made, individuals, encounters or [None] * len(made), strict=True
-            )
+        "annotation (id, catalogue_id, media_id, individual_id, encounter_id)"
+        " SELECT id, :main, id, who, met FROM unnest("
+        "CAST(:ids AS bigint[]), CAST(:who AS uuid[]), CAST(:met AS uuid[])"
+        ") AS given (id, who, met)",
+        main=main,
+        ids=made,
+        who=[None if number is None else individual_id(number) for number in individuals],
+        met=[
+            None if number is None else encounter_id(number)
+            for number in encounters or [None] * len(made)
         ],
     )
     embeddings.put_vectors(session, space.id, made, vectors)
@@ -133,6 +141,6 @@ def clustered(
     return unit(centres[np.array(individuals, dtype=np.int64)] + spread * noise)
 
 
-def _insert(session: Session, statement: str, rows: list[dict[str, object]]) -> None:
-    if rows:
-        session.execute(text(statement), rows)
+def _insert(session: Session, what: str, **columns: object) -> None:
+    """All rows by one statement: a statement for each row takes three times as long."""
+    session.execute(text(f"INSERT INTO {what}"), columns)
