@@ -1,23 +1,27 @@
-"""Bringing a database to this program's schema, and telling how far it is."""
+"""Bringing a database to this program's schema, and telling how far it is.
+
+Every command asks how far, few of them migrate: Alembic is loaded by those alone.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import Session
 
 from db.errors import SchemaMismatch, UnsupportedDatabase
 from db.queries.taxa import seed_taxa
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 SCRIPTS = Path(__file__).resolve().parent.parent / "alembic"
+
+HEAD: Final = "0005"
+"""The newest revision in `SCRIPTS`, the one that this program needs."""
 
 _UPGRADE_LOCK = 0x5E516874
 """Advisory lock that lets one process upgrade while the others wait."""
@@ -34,6 +38,8 @@ class MigrationStatus:
 
 def make_config(connection: Connection | None = None) -> Config:
     """Alembic's configuration without a file; `connection` is the one migrations run on."""
+    from alembic.config import Config
+
     if not (SCRIPTS / "env.py").exists():
         raise SchemaMismatch(
             "migrations_missing",
@@ -56,6 +62,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
         SchemaMismatch: the database was made by a newer program.
         UnsupportedDatabase: the extension `vector` cannot be created.
     """
+    from alembic import command
+
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
         _ensure_extension(connection)
@@ -71,8 +79,7 @@ def status(engine: Engine) -> MigrationStatus:
     """Which revision the database is at, and which one this program needs."""
     with engine.connect() as connection:
         current = _current(connection)
-    head = _head()
-    return MigrationStatus(current, head, current == head)
+    return MigrationStatus(current, HEAD, current == HEAD)
 
 
 def require_current(engine: Engine) -> None:
@@ -95,20 +102,18 @@ def require_current(engine: Engine) -> None:
 
 
 def _current(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-@lru_cache(maxsize=1)
-def _head() -> str:
-    head = ScriptDirectory.from_config(make_config()).get_current_head()
-    if head is None:
-        raise SchemaMismatch("migrations_missing", f"No migration was found in {SCRIPTS}.")
-    return head
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None
+    current: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return current
 
 
 def _refuse_newer(current: str | None) -> None:
-    if current is None:
+    if current in (None, HEAD):
         return
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     try:
         ScriptDirectory.from_config(make_config()).get_revision(current)
     except CommandError as error:
@@ -117,7 +122,7 @@ def _refuse_newer(current: str | None) -> None:
             f"The database is at revision {current}, which this program does not know: a newer "
             "Resight has upgraded it. Run that newer version.",
             current=current,
-            head=_head(),
+            head=HEAD,
         ) from error
 
 

@@ -538,8 +538,10 @@ def draw_fluke(
     coverage = coverage * above
 
     _shadow_and_drips(photo, rng, coverage, (across, below))
-    skin = _skin(scene, rng, pigment, rim, across)
-    photo += (skin - photo) * coverage[..., None]
+    sheen = _noise(rng, (9, 7), (width, height))
+    box = _box(coverage)
+    skin = _skin(scene, sheen[box], pigment[box], rim[box], across[box[1]])
+    photo[box] += (skin - photo[box]) * coverage[box][..., None]
     _foam(photo, scene, rng, (across, below))
     if scene.haze > 0.0:
         veil = np.float32(scene.haze)
@@ -547,16 +549,19 @@ def draw_fluke(
     return _develop(photo, scene)
 
 
+def _box(cover: FloatImage) -> tuple[slice, slice]:
+    """The rows and columns of (H, W) outside which `cover` is zero."""
+    spans = []
+    for axis in (1, 0):
+        there = np.flatnonzero(cover.any(axis=axis))
+        spans.append(slice(int(there[0]), int(there[-1]) + 1) if len(there) else slice(0))
+    return spans[0], spans[1]
+
+
 def _skin(
-    scene: Scene,
-    rng: np.random.Generator,
-    pigment: FloatImage,
-    rim: FloatImage,
-    across: FloatImage,
+    scene: Scene, sheen: FloatImage, pigment: FloatImage, rim: FloatImage, across: FloatImage
 ) -> FloatImage:
     """Colour of wet skin under this light, (H, W, 3) float32."""
-    height, width = pigment.shape
-    sheen = _noise(rng, (9, 7), (width, height))
     side = 1.0 + 0.26 * np.float32(scene.sun) * np.clip(across, -1.2, 1.2)
     shade = (0.70 + 0.30 * rim) * side[None, :] + 0.05 * sheen
     colour: FloatImage = (
@@ -577,13 +582,19 @@ def _shadow_and_drips(
     """Darken the water under the tail and let water run off its lower edge, in place."""
     height, width = coverage.shape
     across, below = place
-    dark = np.exp(-((across / 0.75) ** 2))[None, :] * np.exp(-np.abs(below - 0.1) / 0.25)[:, None]
-    photo *= (1.0 - 0.38 * dark * np.clip(below / 0.08 + 0.5, 0.0, 1.0)[:, None])[..., None]
-    under = np.maximum.accumulate(coverage, axis=0) - coverage
+    # Rows above this one keep their light, rows from `surface` on get no drop.
+    top, surface = np.searchsorted(below, (-0.04, 0.0))
+    row = below[top:]
+    dark = np.exp(-((across / 0.75) ** 2))[None, :] * np.exp(-np.abs(row - 0.1) / 0.25)[:, None]
+    photo[top:] *= (1.0 - 0.38 * dark * np.clip(row / 0.08 + 0.5, 0.0, 1.0)[:, None])[..., None]
     strands = _noise(rng, (70, 4), (width, height))
-    fall = np.clip(-below / 0.5, 0.0, 1.0)[:, None] * np.clip(4.0 - 5.0 * np.abs(across), 0.0, 1.0)
-    drops = _ramp((strands - 0.7) / 1.2) * under * fall * 0.25
-    photo += (np.float32(225.0) - photo) * drops[..., None]
+    air, skin = photo[:surface], coverage[:surface]
+    under = np.maximum.accumulate(skin, axis=0) - skin
+    fall = np.clip(-below[:surface] / 0.5, 0.0, 1.0)[:, None] * np.clip(
+        4.0 - 5.0 * np.abs(across), 0.0, 1.0
+    )
+    drops = _ramp((strands[:surface] - 0.7) / 1.2) * under * fall * 0.25
+    air += (np.float32(225.0) - air) * drops[..., None]
 
 
 def _foam(
@@ -596,11 +607,16 @@ def _foam(
     height, width = photo.shape[:2]
     across, below = place
     lather = _noise(rng, (40, 60), (width, height)) + 0.7 * _noise(rng, (12, 22), (width, height))
+    # Beyond these rows the ring is thinner than a thousandth.
+    first, last = np.searchsorted(below, (0.02 - 0.26, 0.02 + 0.26))
+    belt = photo[first:last]
     ring = (
-        np.exp(-((across / 0.42) ** 2))[None, :] * np.exp(-(((below - 0.02) / 0.07) ** 2))[:, None]
+        np.exp(-((across / 0.42) ** 2))[None, :]
+        * np.exp(-(((below[first:last] - 0.02) / 0.07) ** 2))[:, None]
     )
-    white = _ramp((0.8 * lather + 3.6 * ring * np.float32(scene.foam) - 1.6) / 1.5) * np.sqrt(ring)
-    photo += (np.asarray((236.0, 240.0, 242.0), dtype=np.float32) - photo) * white[..., None]
+    thick = 0.8 * lather[first:last] + 3.6 * ring * np.float32(scene.foam)
+    white = _ramp((thick - 1.6) / 1.5) * np.sqrt(ring)
+    belt += (np.asarray((236.0, 240.0, 242.0), dtype=np.float32) - belt) * white[..., None]
     if scene.spray > 0.02:
         mist = _noise(rng, (6, 5), (width, height))
         drops = _noise(rng, (110, 84), (width, height))

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs pytest, a process for each core, with the arguments given; says before and after if the
-# browser tests cannot run. Tests of a file share a process, since they share what they set up.
+# browser tests cannot run. Which tests share a process is in tests/conftest.py.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -23,7 +23,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 [ -n "$notice" ] && echo "$notice" >&2
-"${VENV:-.venv}/bin/python" -m pytest -n auto --dist loadfile --basetemp "$scratch/run" "$@"
+"${VENV:-.venv}/bin/python" -m pytest -n auto --basetemp "$scratch/run" "$@"
 status=$?
 [ -n "$notice" ] && echo "$notice" >&2
 exit $status

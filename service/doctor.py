@@ -12,14 +12,8 @@ from sqlalchemy.exc import OperationalError
 from db.errors import DbError
 from indexer.doctor import Finding, Installation, diagnose, set_aside_damaged, sweep
 from indexer.media import MediaError, MediaStore, StoreUnavailable, open_media
-from service.runtime import (
-    Database,
-    Resight,
-    StartRefused,
-    open_database,
-    open_resight,
-    require_keys,
-)
+from service.database import Database, open_database
+from service.runtime import Resight, StartRefused, open_resight, require_keys
 from service.settings import Settings
 from service.worker import Worker
 

@@ -13,12 +13,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from db import embedded, migrate
 from db.queries import embeddings, people, records
 from db.queries.catalogue import Sizes
 from db.queries.changes import Actor
 from db.queries.embeddings import SpaceRow, active_space
-from db.session import check_server, make_engine, make_sessions
 from indexer.answers import Notice
 from indexer.catalogue import Curator
 from indexer.desk import Desk, DeskPolicy
@@ -37,6 +35,7 @@ from models.gate import AbsentGate, Gate
 from models.preprocess import DecodeLimits
 from models.recipes import GATE_CONFIG
 from service.counted import Counted
+from service.database import Database, open_database
 from service.generations import POLL_S, Generations, Load, Watcher
 from service.generations import Generation as Generation
 from service.settings import Settings
@@ -60,14 +59,6 @@ class Readiness:
     """None while the database does not answer."""
     generation: Generation
     """What it is about."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Database:
-    """A checked, migrated database."""
-
-    engine: Engine
-    sessions: sessionmaker[Session]
 
 
 class Resight:
@@ -298,29 +289,6 @@ class Resight:
         }
         problem = None if status.ready else Notice("index_not_ready", status.reason or "Loading.")
         return index, problem
-
-
-def open_database(settings: Settings) -> Database:
-    """Finds or starts the database and brings the embedded one up to date.
-
-    Raises:
-        UnsupportedDatabase: too old, without pgvector, or not to be started.
-        SchemaMismatch: a database of your own is not at this program's version.
-    """
-    if settings.database_url is None:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        engine = make_engine(embedded.start(settings.data_dir).url)
-    else:
-        engine = make_engine(settings.database_url.get_secret_value())
-    try:
-        check_server(engine)
-        if settings.database_url is None and not migrate.status(engine).up_to_date:
-            migrate.upgrade(engine)
-        migrate.require_current(engine)
-    except BaseException:
-        engine.dispose()
-        raise
-    return Database(engine, make_sessions(engine))
 
 
 def open_resight(

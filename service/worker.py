@@ -27,7 +27,7 @@ from models.preprocess import DecodeLimits
 if TYPE_CHECKING:
     from models.embedder import Embedded, Embedder, EmbedderSpec
     from models.preprocess import Rgb
-    from service.runtime import Database
+    from service.database import Database
     from service.settings import Settings
 
 Tell = Callable[[str], None]
@@ -191,7 +191,7 @@ def work(settings: Settings, *, once: bool, tell: Tell) -> None:
     Raises:
         UnsupportedDatabase, SchemaMismatch: the database cannot be used.
     """
-    from service.runtime import open_database
+    from service.database import open_database
 
     database = open_database(settings)
     try:

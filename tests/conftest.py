@@ -22,11 +22,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
+from xdist.scheduler import LoadFileScheduling
 
 from db import embedded, migrate
 from db.session import make_engine, make_sessions
@@ -35,6 +37,28 @@ from tests.milvus_server import LiteServer, lite_server
 _TEMPLATE = "resight_template"
 _PLENTY_BYTES = 4 * 2**30
 _LOG_MB = 256
+_TOGETHER = {
+    "tests/models/": "torch and the bundles made with it",
+    "tests/browser/test_how_sure_page.py": "the drawn site",
+    "tests/browser/test_jobs_page.py": "the drawn site",
+    "tests/browser/test_match_page.py": "the drawn site",
+    "tests/browser/test_review_page.py": "the drawn site",
+}
+"""What sets up the same for long, by where it lies."""
+
+
+class SetUpOnce(LoadFileScheduling):
+    """Tests of a file share a process, and so do files that set up the same for long."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        for place, what in _TOGETHER.items():
+            if nodeid.startswith(place):
+                return what
+        return super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SetUpOnce:
+    return SetUpOnce(config, log)
 
 
 @dataclass(frozen=True)

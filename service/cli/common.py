@@ -114,7 +114,7 @@ def opened(settings: Settings) -> Iterator[Resight]:
 @contextmanager
 def opened_database(settings: Settings) -> Iterator[sessionmaker[Session]]:
     """The database alone, without models."""
-    from service.runtime import open_database
+    from service.database import open_database
 
     database = open_database(settings)
     try:

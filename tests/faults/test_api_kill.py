@@ -19,7 +19,7 @@ import pytest
 from db import embedded
 from indexer.doctor import Installation, diagnose
 from indexer.media import MediaStore
-from service.runtime import open_database
+from service.database import open_database
 from service.settings import Settings
 from tests.service.small import scene
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
@@ -63,6 +64,11 @@ def test_migrated_schema_is_that_of_the_tables(engine: Engine, empty_url: str) -
     created.dispose()
     assert len(expected) > 200
     assert _described(engine) == expected
+
+
+def test_the_newest_migration_is_the_one_that_is_needed() -> None:
+    scripts = ScriptDirectory.from_config(migrate.make_config())
+    assert scripts.get_current_head() == migrate.HEAD
 
 
 def test_newest_migration_goes_down_and_up(engine: Engine) -> None:
