@@ -9,7 +9,6 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Scope
 
 from service import errors
@@ -35,7 +34,6 @@ from service.drift import DriftWatch
 from service.edge import Edge, RateLimiter
 from service.metrics import Metrics, program_version
 from service.runtime import Resight, open_resight, require_keys
-from service.schemas import ProblemOut
 from service.settings import MIB, Settings
 from service.sign_in import Household, SignIns
 from service.web.appearance import router as appearance
@@ -82,6 +80,28 @@ API_ROUTERS = (
     people.router,
     system.router,
     compat.router,
+)
+PAGE_ROUTERS = (
+    pages,
+    review_pages,
+    # Before the pages of queries, whose addresses it looks like.
+    how_sure_pages,
+    sign_in_pages,
+    people_pages,
+    appearance,
+    change_pages,
+    viewpoint_pages,
+    suggestion_pages,
+    add_pages,
+    edit_pages,
+    identity_pages,
+    describe_pages,
+    drop_pages,
+    encounter_pages,
+    photo_pages,
+    catalogue_pages,
+    job_pages,
+    reindex_pages,
 )
 DESCRIPTION = (
     "Have we seen this individual before? A photo passes a gate, becomes a vector, and is answered "
@@ -148,8 +168,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        generate_unique_id_function=_operation_id,
-        responses={"default": {"model": ProblemOut, "description": "Problem (RFC 9457)"}},
     )
     app.edge_options = {
         "on_loopback": settings.on_loopback,
@@ -160,34 +178,11 @@ def create_app(
         "observe": lambda scope, status, seconds: _observe(metrics, scope, status, seconds),
     }
     errors.install(app)
-    for router in API_ROUTERS:
-        app.include_router(router)
-    app.include_router(_documentation(app))
-    app.include_router(pages, include_in_schema=False)
-    app.include_router(review_pages, include_in_schema=False)
-    # Before the pages of queries, whose addresses it looks like.
-    app.include_router(how_sure_pages, include_in_schema=False)
-    app.include_router(sign_in_pages, include_in_schema=False)
-    app.include_router(people_pages, include_in_schema=False)
-    app.include_router(appearance, include_in_schema=False)
-    app.include_router(change_pages, include_in_schema=False)
-    app.include_router(viewpoint_pages, include_in_schema=False)
-    app.include_router(suggestion_pages, include_in_schema=False)
-    app.include_router(add_pages, include_in_schema=False)
-    app.include_router(edit_pages, include_in_schema=False)
-    app.include_router(identity_pages, include_in_schema=False)
-    app.include_router(describe_pages, include_in_schema=False)
-    app.include_router(drop_pages, include_in_schema=False)
-    app.include_router(encounter_pages, include_in_schema=False)
-    app.include_router(photo_pages, include_in_schema=False)
-    app.include_router(catalogue_pages, include_in_schema=False)
-    app.include_router(job_pages, include_in_schema=False)
-    app.include_router(reindex_pages, include_in_schema=False)
+    # As they are: an included router would build each of its routes once more, for every
+    # application, while the first request waits.
+    for router in (*API_ROUTERS, _documentation(app), *PAGE_ROUTERS):
+        app.router.routes.extend(router.routes)
     return app
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _documentation(app: FastAPI) -> APIRouter:

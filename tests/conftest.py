@@ -15,6 +15,7 @@ Tests that stop or kill PostgreSQL start their own server with `db.embedded.star
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -45,6 +46,11 @@ _TOGETHER = {
     "tests/browser/test_review_page.py": "the drawn site",
 }
 """What sets up the same for long, by where it lies."""
+
+
+# Ten thousand live objects of libraries are looked through at each full collection: a tenth of the
+# time of all tests at Python's own threshold.
+gc.set_threshold(50_000, 20, 20)
 
 
 class SetUpOnce(LoadFileScheduling):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
@@ -53,18 +52,10 @@ def routes_of(app: FastAPI) -> dict[Route, frozenset[str]]:
     """Every route, with the roles that its dependencies name; none where it is open."""
     return {
         Route(method, route.path): frozenset(_roles(route.dependant))
-        for route in _walk(app.routes)
+        for route in app.routes
+        if isinstance(route, APIRoute)
         for method in route.methods
     }
-
-
-def _walk(routes: Sequence[Any]) -> Iterator[APIRoute]:
-    for route in routes:
-        included = getattr(route, "original_router", None)
-        if included is not None:
-            yield from _walk(included.routes)
-        elif isinstance(route, APIRoute):
-            yield route
 
 
 def _roles(dependant: Dependant) -> Iterator[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import JSONResponse
 
 from service import steering
+from service.api import api_router
 from service.api.jobs import accepted
 from service.calibration_schemas import CalibrateBody, HowSure, how_sure
 from service.deps import Curator, Db, Runtime, Viewer
 from service.job_schemas import JobOut, StartJobBody, job_out, job_url
 
-router = APIRouter(tags=["calibration"])
+router = api_router("calibration")
 
 Rate = Annotated[float, Query(gt=0, lt=1)]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from db.queries import records
@@ -16,6 +16,7 @@ from db.types import QueryKind
 from indexer.archive import ZipEntry, ZipLimits, read_zip
 from indexer.identify import IdentifyOptions, NoReadablePhoto, PhotoIn
 from indexer.inference import Busy
+from service.api import api_router
 from service.compat import corrupted, prediction
 from service.csv_text import csv_lines
 from service.deps import AppState, Reviewer, Runtime, State, Viewer
@@ -25,7 +26,7 @@ from service.runtime import Resight
 from service.schemas import DriftStats, Prediction
 from service.uploads import Part, read_upload
 
-router = APIRouter(tags=["compatible"])
+router = api_router("compatible")
 PHOTO_TYPES = frozenset(
     {
         "image/jpeg",

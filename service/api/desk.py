@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from db.queries import records
@@ -22,6 +22,7 @@ from indexer.desk_answers import (
     ReservedName,
     SavedView,
 )
+from service.api import api_router
 from service.api.identify import wanted_k
 from service.api.individuals import IdempotencyKey
 from service.deps import Db, Reviewer, Runtime, Viewer
@@ -38,7 +39,7 @@ from service.desk_schemas import (
 )
 from service.runtime import Resight
 
-router = APIRouter(tags=["desk"])
+router = api_router("desk")
 ViewId = Annotated[int, Path(ge=1, le=2**62)]
 
 

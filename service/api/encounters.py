@@ -8,7 +8,7 @@ from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from db.queries import records
@@ -24,6 +24,7 @@ from indexer.encounter_answers import (
     EncounterView,
 )
 from indexer.encounter_photos import clean
+from service.api import api_router
 from service.api.individuals import Cursor, IdempotencyKey, Limit
 from service.deps import Curator, Db, Reviewer, Runtime, Viewer, get_runtime
 from service.encounter_schemas import (
@@ -42,7 +43,7 @@ from service.encounter_schemas import (
 )
 from service.uploads import Upload, multipart_schema, parse_fields, read_upload
 
-router = APIRouter(tags=["encounters"])
+router = api_router("encounters")
 AnnotationId = Annotated[int, Path(ge=1, le=2**62)]
 RuleId = Annotated[int, Path(ge=1, le=2**62)]
 IfMatch = Annotated[

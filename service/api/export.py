@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from db.queries.exports import ExportedAnnotation, export_annotations
+from service.api import api_router
 from service.csv_text import csv_lines
 from service.deps import Reviewer, Runtime
 from service.runtime import Resight
 
-router = APIRouter(tags=["individuals"])
+router = api_router("individuals")
 COLUMNS = (
     "image_id",
     "identity",

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 from fastapi.responses import JSONResponse
 
 from db.types import QueryKind
 from indexer.answers import IdentifyAnswer
 from indexer.identify import IdentifyOptions
+from service.api import api_router
 from service.deps import Reviewer, State, get_runtime
 from service.errors import FieldError, Problem
 from service.observe import identify_observed
 from service.schemas import IdentifyFields
 from service.uploads import Upload, multipart_schema, parse_fields, read_upload
 
-router = APIRouter(tags=["identify"])
+router = api_router("identify")
 
 
 async def photos_upload(request: Request) -> Upload:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 
@@ -18,6 +18,7 @@ from indexer.identity import Identity, etag_of_individual
 from indexer.once import Asked, once
 from indexer.outcomes import Outcome
 from indexer.suggestions import SplitSuggestion
+from service.api import api_router
 from service.api.encounters import IfMatch
 from service.api.individuals import Cursor, IdempotencyKey, Limit, card_of, next_link
 from service.deps import Curator, Db, Principal, Runtime, Viewer
@@ -42,7 +43,7 @@ from service.identity_schemas import (
 )
 from service.runtime import Resight
 
-router = APIRouter(tags=["identity"])
+router = api_router("identity")
 Number = Annotated[int, Path(ge=1, le=2**62)]
 
 # ---------------------------------------------------------------- one individual

@@ -6,13 +6,14 @@ from typing import Annotated
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from db.queries import catalogue
 from indexer.answers import AddedAnswer
 from indexer.catalogue import Added
 from indexer.identity import etag_of_individual
+from service.api import api_router
 from service.deps import Curator, Db, State, Viewer, get_runtime
 from service.schemas import (
     IndividualCard,
@@ -25,7 +26,7 @@ from service.schemas import (
 )
 from service.uploads import Upload, multipart_schema, parse_fields, read_upload
 
-router = APIRouter(tags=["individuals"])
+router = api_router("individuals")
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 IdempotencyKey = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from db.queries import jobs as rows
 from db.types import JobKind, JobState, Role
 from service import steering
+from service.api import api_router
 from service.deps import Admin, Db, Principal, Runtime, State, Viewer
 from service.job_schemas import (
     FailurePage,
@@ -28,7 +29,7 @@ from service.job_schemas import (
 from service.runtime import Resight
 from service.streams import Look
 
-router = APIRouter(tags=["jobs"])
+router = api_router("jobs")
 
 RETRY_AFTER_S = 2
 """When to ask for a job that has just been started."""

@@ -6,13 +6,14 @@ from base64 import b64encode
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from fastapi.responses import FileResponse, Response
 
 from db.queries import catalogue
+from service.api import api_router
 from service.deps import Curator, Db, Runtime, Viewer
 
-router = APIRouter(tags=["media"])
+router = api_router("media")
 MediaId = Annotated[int, Path(ge=1, le=2**62)]
 SizePx = Annotated[
     int | None, Query(ge=1, le=4096, description="Longest side in pixels, raised to the next step.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from db.types import Role
 from indexer.etags import etag_of, require_etag
 from indexer.once import Asked, once
 from service import accounts
+from service.api import api_router
 from service.api.encounters import IfMatch
 from service.api.individuals import IdempotencyKey
 from service.deps import (
@@ -35,7 +36,7 @@ from service.deps import (
 from service.schemas import Strict
 from service.sign_in import COOKIE
 
-router = APIRouter(tags=["people"])
+router = api_router("people")
 
 Name = Annotated[str, Field(max_length=200, description="Stands beside the person's decisions.")]
 Password = Annotated[SecretStr, Field(max_length=accounts.LONGEST_PASSWORD)]

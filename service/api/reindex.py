@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
@@ -14,6 +14,7 @@ from db.queries import jobs, runs
 from db.queries.runs import RunRow
 from indexer import reindex
 from service import steering
+from service.api import api_router
 from service.api.jobs import Cursor, Limit, accepted, link_next
 from service.deps import Admin, Db, Runtime, Viewer
 from service.job_schemas import (
@@ -29,7 +30,7 @@ from service.job_schemas import (
 )
 from service.runtime import Resight
 
-router = APIRouter(tags=["reindex"])
+router = api_router("reindex")
 
 ACTIVATE_WAIT_S = 10.0
 """How long a request to activate waits for photos that were added a moment ago."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from indexer.answers import SearchAnswer
 from indexer.identify import IdentifyOptions
+from service.api import api_router
 from service.api.identify import wanted_k
 from service.deps import Db, Reviewer, Runtime, Viewer
 from service.errors import FieldError, Problem
 from service.runtime import Resight
 from service.schemas import EmbeddingOut, SearchBody, SimilarBody
 
-router = APIRouter(tags=["search"])
+router = api_router("search")
 AnnotationId = Annotated[int, Path(ge=1, le=2**62)]
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from db.queries import embeddings
 from service import metrics as exposition
+from service.api import api_router
 from service.deps import Db, MetricsReader, Runtime, State, Viewer
 from service.schemas import Health, LimitsOut, ReadyOut
 
-router = APIRouter(tags=["system"])
+router = api_router("system")
 
 
 @router.get("/health", summary="The process is alive")

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from db.queries import records
@@ -102,14 +101,6 @@ def test_guessing_keys_is_limited(wide: TestClient) -> None:
     assert statuses[:20] == [401] * 20
     assert set(statuses[20:]) == {429}
     assert wide.get("/v1/limits", headers=make_key(wide, "ok", Role.VIEWER)).status_code == 200
-
-
-def api_routes(client: TestClient) -> Iterator[APIRoute]:
-    yield from (
-        route
-        for route in client.app.routes
-        if isinstance(route, APIRoute) and route.path.startswith(("/v1/", "/predict", "/export"))
-    )
 
 
 def test_no_route_of_the_api_is_open_without_a_key(wide: TestClient) -> None:
