@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from db import embedded
+from tests.commands import clean_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,12 +62,13 @@ class Demo:
         if language == "python":
             command = [sys.executable, "-c", text]
         return subprocess.run(
-            command, cwd=self.folder, env=clean(), capture_output=True, text=True, timeout=180
+            command,
+            cwd=self.folder,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=180,
         )
-
-
-def clean() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RESIGHT_")}
 
 
 def start(folder: Path, port: int, log: Path, timeout_s: float) -> Demo:
@@ -76,7 +77,7 @@ def start(folder: Path, port: int, log: Path, timeout_s: float) -> Demo:
         process = subprocess.Popen(
             [".venv/bin/resight", "demo", "--port", str(port)],
             cwd=folder,
-            env=clean(),
+            env=clean_environment(),
             stdout=output,
             stderr=output,
         )
