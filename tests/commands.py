@@ -1,9 +1,9 @@
 """`resight` commands as processes of their own, forked from one that has loaded the code.
 
-Loading the libraries takes longer than most commands do: a second and a half, several hundred times
-a run. So each run of the tests has one process that loads them once and forks for every command: a
-command has its own environment, folder, streams and exit code as if it had been typed. That typing
-it works as well is what `tests/test_docs.py` shows, and the tests that start a service.
+Loading the libraries takes longer than most commands do. So each process of pytest has one that
+loads them once and forks for every command: a command has its own environment, streams and exit
+code as if it had been typed. That typing it works as well is what `tests/test_docs.py` shows, and
+the tests that start a service.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOADED = (
     "faiss",
     "openvino",
     "rich.progress",
-    *(f"service.cli.{path.stem}" for path in (REPOSITORY / "service" / "cli").glob("[a-z]*.py")),
+    "service.cli.commands",
     "service.runtime",
     "service.worker",
 )

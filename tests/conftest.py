@@ -48,8 +48,8 @@ _TOGETHER = {
 """What sets up the same for long, by where it lies."""
 
 
-# Ten thousand live objects of libraries are looked through at each full collection: a tenth of the
-# time of all tests at Python's own threshold.
+# A full collection looks through all that the libraries keep: at Python's own threshold a tenth of
+# the time of the service's tests.
 gc.set_threshold(50_000, 20, 20)
 
 
@@ -104,7 +104,7 @@ def server() -> Iterator[TestServer]:
 
 
 def _quick_folder() -> Path | None:
-    """Memory, where there is plenty: a clone is 400 files, which a disk may take 0.4 s to make."""
+    """Memory, where there is plenty: a disk may take 0.4 s for the hundreds of files of a clone."""
     memory = Path("/dev/shm")
     usable = memory.is_dir() and os.access(memory, os.W_OK | os.X_OK)
     return memory if usable and shutil.disk_usage(memory).free >= _PLENTY_BYTES else None

@@ -71,6 +71,9 @@ def fill(
     numbers = sorted({number for number in individuals if number is not None})
     meetings = sorted({number for number in encounters or () if number is not None})
     made = list(ids) if ids is not None else [next(_numbers) for _ in vectors]
+    # PostgreSQL would fill up a column that is too short.
+    nothing = [None] * len(made)
+    rows = list(zip(made, individuals, encounters or nothing, hashes or nothing, strict=True))
     who = [individual_id(number) for number in numbers]
     _insert(
         session,
@@ -104,7 +107,7 @@ def fill(
         ") AS given (id, sha256, hash)",
         ids=made,
         sha256=[sha256_of(id_) for id_ in made],
-        hashes=list(hashes or [None] * len(made)),
+        hashes=[hash_ for _, _, _, hash_ in rows],
     )
     _insert(
         session,
@@ -114,11 +117,8 @@ def fill(
         ") AS given (id, who, met)",
         main=main,
         ids=made,
-        who=[None if number is None else individual_id(number) for number in individuals],
-        met=[
-            None if number is None else encounter_id(number)
-            for number in encounters or [None] * len(made)
-        ],
+        who=[None if number is None else individual_id(number) for _, number, _, _ in rows],
+        met=[None if number is None else encounter_id(number) for _, _, number, _ in rows],
     )
     embeddings.put_vectors(session, space.id, made, vectors)
     return Filled(
@@ -142,5 +142,5 @@ def clustered(
 
 
 def _insert(session: Session, what: str, **columns: object) -> None:
-    """All rows by one statement: a statement for each row takes three times as long."""
+    """All rows of a table by one statement."""
     session.execute(text(f"INSERT INTO {what}"), columns)
